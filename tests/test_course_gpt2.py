@@ -1,0 +1,46 @@
+"""The shipped model must do what the lessons teach: everything is measured again from its file."""
+import json
+
+import pytest
+
+from utils.models import CHECKPOINTS, load_model
+from utils.training import card, measure
+
+FOLDER = CHECKPOINTS / "course-gpt2"
+CARD = json.loads((FOLDER / "measured.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    return measure.everything(load_model("course-gpt2"))
+
+
+@pytest.mark.parametrize("name", measure.THRESHOLDS)
+def test_threshold(numbers, name):
+    assert measure.reached(name, numbers[name]), f"{name} is {numbers[name]}, must be {measure.THRESHOLDS[name]}"
+
+
+def test_card_states_what_the_file_does(numbers):
+    for name, value in numbers.items():
+        expected = pytest.approx(CARD[name], abs=0.02) if isinstance(value, float) else CARD[name]
+        assert value == expected, f"the model card says {name} = {CARD[name]}, measured {value}"
+    how = {key: CARD[key] for key in ("seed", "steps")}
+    assert (FOLDER / "README.md").read_text(encoding="utf-8") == card.text({n: CARD[n] for n in numbers}, how)
+
+
+def test_every_threshold_is_on_the_card():
+    assert set(card.LABELS) == set(measure.THRESHOLDS)
+
+
+def test_files_are_small_and_safe():
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 12e6
+    assert {file.suffix for file in FOLDER.iterdir()} <= {".json", ".safetensors", ".md", ".txt"}
+
+
+def test_a_random_model_does_not_reach_the_thresholds():
+    """The control: the same measurements on untrained weights must fail, or they would prove nothing."""
+    model = load_model("course-gpt2")
+    for parameter in model.parameters():
+        parameter.data = parameter.data[..., __import__("torch").randperm(parameter.shape[-1])]
+    assert measure.ioi_accuracy(model, "held_out_pairs", n=100)["ioi_held_out_pairs_accuracy"] < 0.7
+    assert measure.induction(model, n=4)["second_half_accuracy"] < 0.1

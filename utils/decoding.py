@@ -1,0 +1,219 @@
+"""Reading the residual stream as if the model ended early.
+
+`decode` puts any residual vector through the final norm and the unembedding (nostalgebraist 2020, "the logit lens").
+Layers are counted as states of the stream: state 0 enters block 0, state `n_layers` leaves the last block, so that the
+last state decodes to the model's own logits. Source of the questions asked here: Merullo et al. 2023 (2305.16130).
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import torch
+from jaxtyping import Float, Int
+
+from .interventions import Do, Each, Site, at_end, read, shape_of
+from .metrics import LogitDifference
+from .models import CourseError, Prompts, encode, get_tokenizer
+
+UPDATES = ("attn_out", "mlp_out")
+
+
+# ---------------------------------------------------------------- states of the stream
+
+def stream(model, prompts: Prompts) -> Float[torch.Tensor, "state prompt width"]:
+    """The residual stream at the end of every prompt, before each block and after the last one."""
+    layers, end = shape_of(model)[0], Each.of(prompts.ends)
+    sites = [Site("resid_pre", layer, end) for layer in range(layers)] + [Site("resid_post", layers - 1, end)]
+    _, found = read(model, prompts, sites)
+    return torch.stack([found[site] for site in sites])
+
+
+@torch.no_grad()
+def decode(model, residual: Float[torch.Tensor, "*batch width"]) -> Float[torch.Tensor, "*batch vocab"]:
+    """Logits of residual vectors: final norm, then unembedding."""
+    rows = residual.reshape(1, -1, residual.shape[-1])
+    return model.unembed(model.ln_final(rows)).view(*residual.shape[:-1], -1)
+
+
+def decode_layers(model, prompts: Prompts) -> Float[torch.Tensor, "state prompt vocab"]:
+    """Early decoding of every state. Mind the memory on a large vocabulary: a few prompts at a time."""
+    return decode(model, stream(model, prompts))
+
+
+def top_tokens(model, logits: Float[torch.Tensor, "state vocab"], k: int = 5) -> list[list[tuple[str, float]]]:
+    """The `k` most probable tokens of each state with their probabilities."""
+    values, ids = logits.softmax(-1).topk(k, dim=-1)
+    tokenizer = get_tokenizer(model)
+    return [[(tokenizer.decode([i]), v) for i, v in zip(row, vs)] for row, vs in zip(ids.tolist(), values.tolist())]
+
+
+# ---------------------------------------------------------------- one answer through the layers
+
+@dataclass(frozen=True)
+class Trajectory:
+    """An answer through the states of the stream; both [state, prompt].
+
+    For an answer of several tokens the probability is that of all tokens in a row, and the rank is the worst of theirs
+    (each token is decoded with the ones before it in place).
+    """
+    probability: Float[torch.Tensor, "state prompt"]
+    rank: Int[torch.Tensor, "state prompt"]
+
+    @property
+    def reciprocal_rank(self) -> Float[torch.Tensor, "state prompt"]:
+        return 1.0 / self.rank
+
+    @property
+    def first_top(self) -> Int[torch.Tensor, "prompt"]:
+        """The first state in which the answer has rank 1; -1 if it never has."""
+        top = self.rank == 1
+        return torch.where(top.any(0), top.float().argmax(0), -1)
+
+
+def trajectories(model, prompts: Sequence[str], answers: Sequence[str], *, batch_size: int = 32) -> Trajectory:
+    """Early decoding of each answer at every state; answers of several tokens are handled (see `Trajectory`).
+
+    Raises CourseError if there are not as many answers as prompts.
+    """
+    if len(prompts) != len(answers):
+        raise CourseError(f"{len(prompts)} prompts but {len(answers)} answers: give one answer for each prompt")
+    parts = [_trajectories(model, prompts[i:i + batch_size], answers[i:i + batch_size])
+             for i in range(0, len(prompts), batch_size)]
+    return Trajectory(*(torch.cat([getattr(p, name) for p in parts], 1) for name in ("probability", "rank")))
+
+
+def _trajectories(model, prompts: Sequence[str], answers: Sequence[str]) -> Trajectory:
+    tokenizer = get_tokenizer(model)
+    ids = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
+    if not all(ids):
+        raise CourseError("an answer is empty: write a word with its leading space, such as ' Paris'")
+    ends = encode(model, prompts).ends
+    longer = encode(model, [p + a for p, a in zip(prompts, answers)], warn=False)
+    log_probability, rank = 0.0, None
+    for j in range(max(map(len, ids))):
+        target = torch.tensor([row[min(j, len(row) - 1)] for row in ids], device=ends.device)
+        exists = torch.tensor([j < len(row) for row in ids], device=ends.device)
+        where = Prompts(longer.tokens, longer.mask, torch.where(exists, ends + j, ends), longer.labels)
+        states = stream(model, where)
+        scores = torch.stack([decode(model, state).log_softmax(-1) for state in states])
+        own = scores.gather(-1, target.expand(len(states), -1)[..., None])
+        place = torch.where(exists, (scores > own).sum(-1) + 1, 1)
+        log_probability = log_probability + torch.where(exists, own.squeeze(-1), torch.zeros(()))
+        rank = place if rank is None else torch.maximum(rank, place)
+    return Trajectory(log_probability.exp().cpu(), rank.cpu())
+
+
+# ---------------------------------------------------------------- updates
+
+def updates(model, prompts: Prompts) -> dict[str, Float[torch.Tensor, "layer prompt width"]]:
+    """What attention ("attn_out") and MLP ("mlp_out") of each layer add to the stream at the end of each prompt."""
+    layers, end = shape_of(model)[0], Each.of(prompts.ends)
+    sites = {kind: [Site(kind, layer, end) for layer in range(layers)] for kind in UPDATES}
+    _, found = read(model, prompts, [site for group in sites.values() for site in group])
+    return {kind: torch.stack([found[site] for site in group]) for kind, group in sites.items()}
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The stream after every single update, in order: embedding, attention 0, MLP 0, attention 1, ...
+
+    residual: [step, prompt, width]; labels: one name per step; site of step i > 0: `kind`, `layer`.
+    """
+    residual: Float[torch.Tensor, "step prompt width"]
+    labels: tuple[str, ...]
+
+    def site(self, step: int) -> tuple[str, int]:
+        """(kind, layer) of the update that leads to `step` (1 is attention of layer 0)."""
+        return UPDATES[(step - 1) % 2], (step - 1) // 2
+
+
+def steps(model, prompts: Prompts) -> Steps:
+    """Rebuild the stream at the end of each prompt update by update (blocks that add attention, then MLP)."""
+    added = updates(model, prompts)
+    both = torch.stack([added[kind] for kind in UPDATES], 1).flatten(0, 1)
+    start = stream(model, prompts)[:1]
+    residual = torch.cat([start, start + both.cumsum(0)])
+    names = [f"{kind} {layer}" for layer in range(len(both) // 2) for kind in ("attn", "MLP")]
+    return Steps(residual, ("embed", *names))
+
+
+def first_shown(model, prompts: Prompts, answers: Int[torch.Tensor, "prompt"]) -> Int[torch.Tensor, "prompt"]:
+    """The first step of `steps` after which the answer decodes as the top token; -1 if none."""
+    states = steps(model, prompts).residual
+    top = torch.stack([decode(model, state).argmax(-1) == answers for state in states])
+    return torch.where(top.any(0), top.float().argmax(0), -1)
+
+
+def without_update(model, prompts: Prompts, kind: str, layer: int) -> Float[torch.Tensor, "prompt vocab"]:
+    """Logits at the end when one update is left out there during the run (later layers react to its absence)."""
+    return at_end(model, prompts, [Do(Site(kind, layer, Each.of(prompts.ends)), 0.0)])
+
+
+def subtract_update(model, prompts: Prompts, kind: str, layer: int) -> Float[torch.Tensor, "prompt vocab"]:
+    """Logits when one update is subtracted from the final stream (later layers keep what they did with it)."""
+    final = stream(model, prompts)[-1]
+    return decode(model, final - updates(model, prompts)[kind][layer])
+
+
+def transplant(model, update: Float[torch.Tensor, "prompt width"], targets: Prompts, kind: str, layer: int, *,
+               add: bool = False) -> Float[torch.Tensor, "prompt vocab"]:
+    """Logits of `targets` when `update` replaces (or, with `add`, joins) their own update at the end."""
+    value = (lambda own: own + update[:, None]) if add else update
+    return at_end(model, targets, [Do(Site(kind, layer, Each.of(targets.ends)), value)])
+
+
+# ---------------------------------------------------------------- direct logit attribution
+
+@dataclass(frozen=True)
+class Attribution:
+    """Direct contributions to a logit difference, in logits; they sum to it exactly.
+
+    heads: [layer, head, prompt]; mlps: [layer, prompt]; rest: [prompt] (embeddings and biases).
+    """
+    heads: Float[torch.Tensor, "layer head prompt"]
+    mlps: Float[torch.Tensor, "layer prompt"]
+    rest: Float[torch.Tensor, "prompt"]
+
+    @property
+    def total(self) -> Float[torch.Tensor, "prompt"]:
+        return self.heads.sum((0, 1)) + self.mlps.sum(0) + self.rest
+
+
+@torch.no_grad()
+def direct_attribution(model, prompts: Prompts, outcome: LogitDifference) -> Attribution:
+    """Split the logit difference at the end into what each head and each MLP wrote directly (Elhage et al. 2021).
+
+    The final norm divides by a number that depends on the whole stream; it is held at its value in this run, which makes
+    the rest linear. A layer norm also subtracts the mean of the vector, an RMS norm does not.
+    """
+    layers, heads = shape_of(model)
+    end = Each.of(prompts.ends)
+    z_sites = [Site("z", layer, end) for layer in range(layers)]
+    logits, found = read(model, prompts, z_sites)
+    logits = logits[torch.arange(len(prompts)), prompts.ends]
+    final = stream(model, prompts)[-1]
+    direction, constant = _read_direction(model, final, outcome)
+    project = lambda x: (x * direction).sum(-1)
+    out = torch.stack([model.blocks[layer].attn.W_O for layer in range(layers)])      # [layer, head, d_head, width]
+    z = torch.stack([found[site].unflatten(-1, (heads, -1)) for site in z_sites])      # [layer, prompt, head, d_head]
+    by_head = torch.einsum("lphd,lhdw->lhpw", z, out)
+    mlps = project(updates(model, prompts)["mlp_out"])
+    rest = project(final) - project(by_head).sum((0, 1)) - mlps.sum(0) + constant
+    return Attribution(project(by_head), mlps, rest)
+
+
+def _read_direction(model, final: Float[torch.Tensor, "prompt width"], outcome: LogitDifference):
+    """(direction [prompt, width], constant [prompt]) with logit difference = final . direction + constant."""
+    norm, unembed = model.ln_final, model.unembed
+    wanted = (unembed.W_U[:, outcome.correct] - unembed.W_U[:, outcome.wrong]).T
+    eps = model.cfg.eps
+    centred = model.cfg.normalization_type.startswith("LN")
+    spread = final - final.mean(-1, keepdim=True) if centred else final
+    scale = (spread.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+    direction = wanted * norm.weight / scale
+    if centred:
+        direction = direction - direction.mean(-1, keepdim=True)
+    bias = getattr(norm, "bias", None)
+    constant = torch.zeros(len(final)) if bias is None else (wanted * bias).sum(-1)
+    return direction, constant

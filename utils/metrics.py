@@ -1,0 +1,128 @@
+"""What is read off the logits, and how sure we may be of it.
+
+An *outcome* turns the logits at the end of each prompt into one number per prompt; every sweep of the engine takes one.
+Its `index` says which prompt each row of logits belongs to, because the engine mixes prompts in a batch.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+Logits = Float[torch.Tensor, "row vocab"]
+Index = Int[torch.Tensor, "row"]
+
+
+class Outcome(Protocol):
+    def __call__(self, logits: Logits, index: Index) -> Float[torch.Tensor, "row"]: ...
+
+
+def logit_difference(logits: Float[torch.Tensor, "*batch vocab"], correct: Int[torch.Tensor, "*batch"],
+                     wrong: Int[torch.Tensor, "*batch"]) -> Float[torch.Tensor, "*batch"]:
+    """Logit of the correct token minus logit of the wrong one; above 0 the model prefers the correct one."""
+    pick = lambda ids: logits.gather(-1, ids[..., None]).squeeze(-1)
+    return pick(correct) - pick(wrong)
+
+
+def reciprocal_rank(logits: Float[torch.Tensor, "*batch vocab"],
+                    answer: Int[torch.Tensor, "*batch"]) -> Float[torch.Tensor, "*batch"]:
+    """1 / rank of the answer, rank counted from 1; tokens with exactly the same logit do not push it down."""
+    own = logits.gather(-1, answer[..., None])
+    return 1.0 / ((logits > own).sum(-1) + 1)
+
+
+@dataclass(frozen=True)
+class LogitDifference:
+    """Outcome: logit of `correct` minus logit of `wrong`, each one token id per prompt, [prompt]."""
+    correct: Int[torch.Tensor, "prompt"]
+    wrong: Int[torch.Tensor, "prompt"]
+
+    def __call__(self, logits: Logits, index: Index) -> Float[torch.Tensor, "row"]:
+        return logit_difference(logits, self.correct[index], self.wrong[index])
+
+
+@dataclass(frozen=True)
+class Probability:
+    """Outcome: probability of the answer token, one id per prompt, [prompt]."""
+    answer: Int[torch.Tensor, "prompt"]
+
+    def __call__(self, logits: Logits, index: Index) -> Float[torch.Tensor, "row"]:
+        return logits.softmax(-1).gather(-1, self.answer[index, None]).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class LogProbability:
+    """Outcome: natural logarithm of the probability of the answer token (nats)."""
+    answer: Int[torch.Tensor, "prompt"]
+
+    def __call__(self, logits: Logits, index: Index) -> Float[torch.Tensor, "row"]:
+        return logits.log_softmax(-1).gather(-1, self.answer[index, None]).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class ReciprocalRank:
+    """Outcome: 1 / rank of the answer token among the whole vocabulary."""
+    answer: Int[torch.Tensor, "prompt"]
+
+    def __call__(self, logits: Logits, index: Index) -> Float[torch.Tensor, "row"]:
+        return reciprocal_rank(logits, self.answer[index])
+
+
+def recovery(patched: Float[torch.Tensor, "*cell prompt"], corrupted: Float[torch.Tensor, "prompt"],
+             clean: Float[torch.Tensor, "prompt"]) -> Float[torch.Tensor, "*cell"]:
+    """Share of the total effect that a patch brings back: 0 = as corrupted, 1 = as clean.
+
+    The mean effect of the patch over prompts divided by the mean total effect (a ratio of means: dividing prompt by
+    prompt would let a prompt with a tiny total effect dominate). Raises ValueError if the total effect is zero.
+    """
+    total = (clean - corrupted).mean()
+    if total.abs() < 1e-9:
+        raise ValueError("clean and corrupted prompts give the same outcome, so there is no effect to recover")
+    return (patched - corrupted).mean(-1) / total
+
+
+# ---------------------------------------------------------------- intervals
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with the ends of its bootstrap interval; arrays of one shape, or numbers."""
+    estimate: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    level: float = 0.95
+
+    def __str__(self) -> str:
+        if np.ndim(self.estimate):
+            return f"Interval of shape {np.shape(self.estimate)}, level {self.level:.0%}"
+        return f"{self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap(samples, statistic: Callable | None = None, *, level: float = 0.95, resamples: int = 1000,
+              seed: int = 0) -> Interval:
+    """Percentile bootstrap over the **last** axis, the prompts.
+
+    samples: [*cell, prompt], or a tuple of such arrays whose prompts belong together (resampled jointly).
+    `statistic` takes the resampled array(s) and reduces the last axis; None means the mean. Raises ValueError for
+    fewer than two prompts.
+    """
+    arrays = samples if isinstance(samples, tuple) else (samples,)
+    arrays = [torch.as_tensor(a).cpu().double().numpy() for a in arrays]
+    n = arrays[0].shape[-1]
+    if n < 2:
+        raise ValueError(f"a bootstrap needs at least two prompts, got {n}")
+    statistic = statistic or (lambda x: x.mean(-1))
+    rng = np.random.default_rng(seed)
+    chosen = (rng.integers(0, n, n) for _ in range(resamples))
+    draws = np.stack([statistic(*(a[..., i] for a in arrays)) for i in chosen])
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return Interval(statistic(*arrays), low, high, level)
+
+
+def recovery_interval(patched, corrupted, clean, *, level: float = 0.95, resamples: int = 1000,
+                      seed: int = 0) -> Interval:
+    """`recovery` with a bootstrap interval over prompts. patched: [*cell, prompt]; corrupted, clean: [prompt]."""
+    statistic = lambda p, k, c: (p - k).mean(-1) / (c - k).mean(-1)
+    return bootstrap((patched, corrupted, clean), statistic, level=level, resamples=resamples, seed=seed)

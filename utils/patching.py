@@ -1,0 +1,144 @@
+"""Activation patching: copy an activation from one run into another and see how much of the outcome moves.
+
+`denoise` writes clean activations into the corrupted run: what is *sufficient* to restore the answer. `noise` writes
+corrupted activations into the clean run: what is *necessary* for it. Both are scaled so that 0 is the run that was
+patched and 1 the run the activation came from. (Heimersheim & Nanda 2024, arXiv 2404.15255; Wang et al. 2022, 2211.00593.)
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterable, Sequence
+
+import torch
+from jaxtyping import Float
+
+from .interventions import Do, Each, Site, at_end, read, shape_of, sweep
+from .metrics import Interval, Outcome, recovery, recovery_interval
+from .models import CourseError, Prompts, differing_positions
+
+DIRECTIONS = ("denoise", "noise")
+
+
+@dataclass(frozen=True)
+class PatchMap:
+    """Outcomes of a patching sweep.
+
+    patched: [row, column, prompt], columns being positions or heads; base: outcome of the run that was patched, source:
+    of the run the activations came from, both [prompt].
+    """
+    patched: Float[torch.Tensor, "row column prompt"]
+    base: Float[torch.Tensor, "prompt"]
+    source: Float[torch.Tensor, "prompt"]
+    kind: str
+    direction: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    @property
+    def effect(self) -> Float[torch.Tensor, "row column"]:
+        """0 = as the run that was patched, 1 = as the run the activation came from."""
+        return recovery(self.patched, self.base, self.source)
+
+    def interval(self, *, seed: int = 0) -> Interval:
+        """`effect` with a 95 % bootstrap interval over prompts."""
+        return recovery_interval(self.patched, self.base, self.source, seed=seed)
+
+
+def _base_and_source(clean: Prompts, corrupted: Prompts, direction: str) -> tuple[Prompts, Prompts]:
+    if direction not in DIRECTIONS:
+        raise CourseError(f"direction must be 'denoise' or 'noise', not {direction!r}")
+    differing_positions(clean, corrupted)  # refuses pairs of different length
+    return (corrupted, clean) if direction == "denoise" else (clean, corrupted)
+
+
+def _outcome_at_end(model, prompts: Prompts, outcome: Outcome) -> Float[torch.Tensor, "prompt"]:
+    return outcome(at_end(model, prompts), torch.arange(len(prompts), device=prompts.tokens.device)).float().cpu()
+
+
+def position_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *, kind: str = "resid_pre",
+                 direction: str = "denoise", batch_size: int = 256, progress: bool = False) -> PatchMap:
+    """Patch one activation `kind` at every layer and position; all prompts of one length.
+
+    Raises CourseError if clean and corrupted prompts differ in length, among themselves or pairwise.
+    """
+    base, source = _base_and_source(clean, corrupted, direction)
+    if not clean.equal_length:
+        raise CourseError("a map over positions needs prompts of one length; use one template, or a map over heads")
+    layers, width = shape_of(model)[0], clean.tokens.shape[1]
+    _, values = read(model, source, [Site(kind, layer) for layer in range(layers)])
+    rows = [[Do(Site(kind, layer, position), values[Site(kind, layer)][:, position])]
+            for layer in range(layers) for position in range(width)]
+    bar = f"patching {kind}" if progress else None
+    patched = sweep(model, base, rows, outcome, batch_size=batch_size, progress=bar)
+    columns = tuple(f"{label} {i}" for i, label in enumerate(clean.labels[0]))
+    return PatchMap(patched.view(layers, width, len(base)), _outcome_at_end(model, base, outcome),
+                    _outcome_at_end(model, source, outcome), kind, direction,
+                    tuple(map(str, range(layers))), columns)
+
+
+def residual_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, **options) -> PatchMap:
+    """`position_map` of the residual stream entering each block: where the answer sits, and when."""
+    return position_map(model, clean, corrupted, outcome, kind="resid_pre", **options)
+
+
+def head_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *, positions: int | Each | None = None,
+             kind: str = "z", direction: str = "denoise", batch_size: int = 256) -> PatchMap:
+    """Patch each head by itself at one position of each prompt (None: at the end); `kind` is z, q, k or v."""
+    base, source = _base_and_source(clean, corrupted, direction)
+    (layers, heads), where = shape_of(model), Each.of(clean.ends) if positions is None else positions
+    sites = [Site(kind, layer, where, head) for layer in range(layers) for head in range(heads)]
+    _, values = read(model, source, sites)
+    patched = sweep(model, base, [[Do(site, values[site])] for site in sites], outcome, batch_size=batch_size)
+    return PatchMap(patched.view(layers, heads, len(base)), _outcome_at_end(model, base, outcome),
+                    _outcome_at_end(model, source, outcome), kind, direction,
+                    tuple(map(str, range(layers))), tuple(map(str, range(heads))))
+
+
+# ---------------------------------------------------------------- path patching
+
+@dataclass(frozen=True)
+class Receiver:
+    """Where a path ends: the q, k or v input side of a head, or ("logits") the end of the stream."""
+    kind: str = "logits"
+    layer: int | None = None
+    head: int | None = None
+
+    def site(self, layers: int) -> Site:
+        return Site("resid_post", layers - 1) if self.kind == "logits" else Site(self.kind, self.layer, None, self.head)
+
+
+def path_patch(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, sender: tuple[int, int],
+               receivers: Sequence[Receiver] = (Receiver(),), *, freeze_mlps: bool = False,
+               positions: int | Each | None = None) -> Float[torch.Tensor, "prompt"]:
+    """Outcome of the clean run when only the path sender head -> receivers carries the corrupted signal.
+
+    First a clean run in which the sender writes its corrupted output and every other head is held at its clean
+    one (MLPs too, if `freeze_mlps`): what arrives at the receivers is recorded. Then a clean run in which the receivers get
+    just that. `positions` limits the sender (None: all). Wang et al. 2022, appendix B.
+    """
+    _base_and_source(clean, corrupted, "noise")
+    layers = shape_of(model)[0]
+    frozen = [Site("z", layer) for layer in range(layers)]
+    frozen += [Site("mlp_out", layer) for layer in range(layers)] if freeze_mlps else []
+    sending = Site("z", sender[0], positions, sender[1])
+    _, kept = read(model, clean, frozen)
+    _, sent = read(model, corrupted, [sending])
+    arriving = [receiver.site(layers) for receiver in receivers]
+    hold = [Do(site, kept[site]) for site in frozen] + [Do(sending, sent[sending])]
+    _, received = read(model, clean, arriving, hold)
+    logits = at_end(model, clean, [Do(site, received[site]) for site in arriving])
+    return outcome(logits, torch.arange(len(clean), device=logits.device)).float().cpu()
+
+
+def path_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, receivers: Sequence[Receiver] = (Receiver(),),
+             *, senders: Iterable[tuple[int, int]] | None = None, freeze_mlps: bool = False) -> PatchMap:
+    """`path_patch` from every head (or only `senders`; the others are NaN) to the receivers, as a noising map."""
+    (layers, heads) = shape_of(model)
+    last = max((r.layer for r in receivers if r.layer is not None), default=layers)
+    chosen = set(senders) if senders is not None else {(l, h) for l in range(min(last, layers)) for h in range(heads)}
+    patched = torch.full((layers, heads, len(clean)), float("nan"))
+    for layer, head in sorted(chosen):
+        patched[layer, head] = path_patch(model, clean, corrupted, outcome, (layer, head), receivers,
+                                          freeze_mlps=freeze_mlps)
+    return PatchMap(patched, _outcome_at_end(model, clean, outcome), _outcome_at_end(model, corrupted, outcome), "path",
+                    "noise", tuple(map(str, range(layers))), tuple(map(str, range(heads))))
