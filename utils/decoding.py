@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from .interventions import Do, Each, Site, at_end, read, shape_of
 from .metrics import LogitDifference
-from .models import CourseError, Prompts, encode, get_tokenizer
+from .models import CourseError, Prompts, encode, get_tokenizer, padded
 
 UPDATES = ("attn_out", "mlp_out")
 
@@ -88,8 +88,12 @@ def _trajectories(model, prompts: Sequence[str], answers: Sequence[str]) -> Traj
     ids = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
     if not all(ids):
         raise CourseError("an answer is empty: write a word with its leading space, such as ' Paris'")
-    ends = encode(model, prompts).ends
-    longer = encode(model, [p + a for p, a in zip(prompts, answers)], warn=False)
+    given = encode(model, prompts)
+    ends = given.ends
+    rows = [row[:end + 1].tolist() + more[:-1] for row, end, more in zip(given.tokens, ends.tolist(), ids)]
+    if max(map(len, rows)) > model.cfg.n_ctx:
+        raise CourseError(f"prompt and answer together are longer than the context of {model.cfg.n_ctx} tokens")
+    longer = padded(model, rows)
     log_probability, rank = 0.0, None
     for j in range(max(map(len, ids))):
         target = torch.tensor([row[min(j, len(row) - 1)] for row in ids], device=ends.device)
@@ -124,7 +128,9 @@ class Steps:
     labels: tuple[str, ...]
 
     def site(self, step: int) -> tuple[str, int]:
-        """(kind, layer) of the update that leads to `step` (1 is attention of layer 0)."""
+        """(kind, layer) of the update that leads to `step` (1 is attention of layer 0). Raises CourseError below 1."""
+        if step < 1:
+            raise CourseError(f"no update leads to step {step}: updates lead to the steps from 1 on")
         return UPDATES[(step - 1) % 2], (step - 1) // 2
 
 
@@ -152,8 +158,8 @@ def without_update(model, prompts: Prompts, kind: str, layer: int) -> Float[torc
 
 def subtract_update(model, prompts: Prompts, kind: str, layer: int) -> Float[torch.Tensor, "prompt vocab"]:
     """Logits when one update is subtracted from the final stream (later layers keep what they did with it)."""
-    final = stream(model, prompts)[-1]
-    return decode(model, final - updates(model, prompts)[kind][layer])
+    update, final = Site(kind, layer, Each.of(prompts.ends)), stream(model, prompts)[-1]
+    return decode(model, final - read(model, prompts, [update])[1][update])
 
 
 def transplant(model, update: Float[torch.Tensor, "prompt width"], targets: Prompts, kind: str, layer: int, *,
@@ -215,5 +221,5 @@ def _read_direction(model, final: Float[torch.Tensor, "prompt width"], outcome: 
     if centred:
         direction = direction - direction.mean(-1, keepdim=True)
     bias = getattr(norm, "bias", None)
-    constant = torch.zeros(len(final)) if bias is None else (wanted * bias).sum(-1)
+    constant = final.new_zeros(len(final)) if bias is None else (wanted * bias).sum(-1)
     return direction, constant

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import index
 from typing import Callable, Iterable, Sequence
 
 import torch
@@ -49,6 +50,7 @@ class Site:
 
     position: an index (negative counts from the end of the padded row), a tuple of indices, `Each` (one per prompt) or
     None for all. head: for z, q, k, v. units: indices into the last axis (neurons, or columns of the stream).
+    In BERT the stream is normalised after every sum: resid_pre is the normalised output of the block below.
     """
     kind: str
     layer: int | None = None
@@ -63,6 +65,13 @@ class Site:
             raise CourseError(f"{self.kind!r} " + ("belongs to no layer" if self.kind == "embed" else "needs a layer"))
         if self.head is not None and self.kind not in HEAD_KINDS:
             raise CourseError(f"{self.kind!r} is not divided into heads; those that are: {', '.join(HEAD_KINDS)}")
+        if self.head is not None and self.units is not None:
+            raise CourseError("a site names a head or units, not both")
+        for name in ("layer", "position", "head", "units"):  # numbers of torch and numpy, lists and ranges are welcome
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Each):
+                single = hasattr(value, "__index__") and not getattr(value, "ndim", 0)
+                object.__setattr__(self, name, index(value) if single else Each.of(value).positions)
 
     @property
     def single(self) -> bool:
@@ -134,6 +143,9 @@ def address(model, site: Site) -> Address:
     places = {"attn_out": (projection if family == FAMILIES["bert"] else attention, False), "resid_mid": (norm, True),
               "mlp_out": (mlp, False), "z": (projection, True), "mlp_post": (down, True)}
     path, of_input = places.get(site.kind, (None, False))
+    parallel = site.kind == "resid_mid" and getattr(model.config, "use_parallel_residual", False)
+    if parallel:
+        raise CourseError("this model runs attention and MLP side by side, so it has no 'resid_mid' between them")
     if path is None:
         raise CourseError(f"{site.kind!r} cannot be reached in a {model.config.model_type!r} model as it is; "
                           "load it with utils.models.load_model")
@@ -153,16 +165,29 @@ def _as_tuple(position) -> tuple[int, ...]:
     return position.positions if isinstance(position, Each) else (position,) if isinstance(position, int) else position
 
 
-def validate(model, site: Site, width: int | None = None) -> None:
+def validate(model, site: Site, tokens: torch.Tensor | None = None) -> None:
     """Raise CourseError, with the range, for a layer, head or position that the model or the prompts do not have."""
-    layers, heads = shape_of(model)
+    layers, heads = shape_of(model)[0], heads_at(model, site.kind)
     if site.layer is not None and not 0 <= site.layer < layers:
         raise CourseError(f"layer {site.layer} is out of range: this model has layers 0 to {layers - 1}")
     if site.head is not None and not 0 <= site.head < heads:
-        raise CourseError(f"head {site.head} is out of range: each layer has heads 0 to {heads - 1}")
+        raise CourseError(f"head {site.head} is out of range: each layer has heads 0 to {heads - 1} of {site.kind!r}")
+    if tokens is None:
+        return
+    prompts, width = tokens.shape
     for position in _as_tuple(site.position):
-        if width is not None and not -width <= position < width:
+        if not -width <= position < width:
             raise CourseError(f"position {position} is out of range: the prompts have positions 0 to {width - 1}")
+    if isinstance(site.position, Each) and len(site.position.positions) != prompts:
+        raise CourseError(f"Each names {len(site.position.positions)} positions for {prompts} prompts: give one for "
+                          "each")
+
+
+def _validate_value(do: Do, prompts: int) -> None:
+    if isinstance(do.value, torch.Tensor) and do.value.dim() > 2 - do.site.single:
+        if do.value.dim() > 3 or len(do.value) not in (1, prompts):
+            raise CourseError(f"the value for {do.site.kind!r} has shape {tuple(do.value.shape)}: its first axis must "
+                              f"be the {prompts} prompts, or 1")
 
 
 # ---------------------------------------------------------------- hooks
@@ -212,14 +237,17 @@ def _positions(site: Site, width: int, prompts: torch.Tensor) -> torch.Tensor:
 def _columns(model, site: Site, width: int):
     """The part of the last axis that a site names."""
     if site.head is not None:
-        size = width // _heads_at(model, site)
+        size = width // heads_at(model, site.kind)
         return slice(site.head * size, (site.head + 1) * size)
+    for unit in site.units or ():
+        if not -width <= unit < width:
+            raise CourseError(f"unit {unit} is out of range: {site.kind!r} has units 0 to {width - 1}")
     return slice(None) if site.units is None else list(site.units)
 
 
-def _heads_at(model, site: Site) -> int:
-    """Number of heads along the last axis (keys and values may be shared by groups of query heads)."""
-    if site.kind in ("k", "v"):
+def heads_at(model, kind: str) -> int:
+    """Number of heads of one kind of activation (keys and values may be shared by groups of query heads)."""
+    if kind in ("k", "v"):
         config = model.cfg if is_bridge(model) else model.config
         shared = getattr(config, "n_key_value_heads", None) or getattr(config, "num_key_value_heads", None)
         return shared or shape_of(model)[1]
@@ -239,22 +267,39 @@ def _write(tensor: torch.Tensor, model, do: Do, rows: torch.Tensor, prompts: tor
     elif isinstance(new, torch.Tensor) and new.dim() >= 2:
         new = new if new.dim() == 3 else new[:, None] if do.site.single else new[None]
         new = new if len(new) == 1 else new[prompts]
-    block[..., columns] = torch.as_tensor(new, dtype=tensor.dtype, device=tensor.device).expand_as(current)
+    new = torch.as_tensor(new, dtype=tensor.dtype, device=tensor.device)
+    try:
+        block[..., columns] = new.expand_as(current)
+    except RuntimeError:
+        raise CourseError(f"a value of shape {tuple(new.shape)} does not fit {do.site.kind!r}, which is "
+                          f"{tuple(current.shape)} here (prompt, position, width)") from None
     tensor[where] = block
 
 
 def _attach(stack: ExitStack, model, plan: Sequence[tuple[Do, torch.Tensor, torch.Tensor]]) -> None:
-    """Hook every site that `plan` writes to. plan: (what, rows of the batch, prompt of each of those rows)."""
+    """Hook every site that `plan` writes to. plan: (what, rows of the batch, prompt of each of those rows).
+
+    resid_mid can be caught only where the second norm reads it, while the stream passes beside the norm: what was written
+    there is added to the block's output too (first of all, so that resid_post sees it).
+    """
     by_site: dict[Site, list] = {}
     for entry in plan:
         by_site.setdefault(entry[0].site.whole, []).append(entry)
-    for site, entries in by_site.items():
-        def change(tensor, entries=entries):
+    for site, entries in sorted(by_site.items(), key=lambda item: item[0].kind != "resid_mid"):
+        written = []
+
+        def change(tensor, entries=entries, written=written if site.kind == "resid_mid" else None):
             flat = tensor.flatten(2).clone()
             for do, rows, prompts in entries:
                 _write(flat, model, do, rows, prompts)
-            return flat.view_as(tensor)
+            new = flat.view_as(tensor)
+            if written is not None:
+                written.append(new - tensor)
+            return new
         _hook(stack, address(model, site), change)
+        if site.kind == "resid_mid":
+            after = address(model, Site("resid_post", site.layer))
+            _hook(stack, after, lambda out, written=written: out + written.pop())
 
 
 # ---------------------------------------------------------------- what callers use
@@ -279,7 +324,9 @@ def read(model, prompts: Prompts | torch.Tensor, sites: Iterable[Site],
     sites, everyone = list(sites), torch.arange(len(tokens), device=tokens.device)
     interventions = list(interventions)
     for site in [*sites, *(do.site for do in interventions)]:
-        validate(model, site, tokens.shape[1])
+        validate(model, site, tokens)
+    for do in interventions:
+        _validate_value(do, len(tokens))
     found: dict[Site, torch.Tensor] = {}
     with ExitStack() as stack:
         _attach(stack, model, [(do, everyone, everyone) for do in interventions])
@@ -306,7 +353,8 @@ def sweep(model, prompts: Prompts, rows: Sequence[Sequence[Do]], outcome: Outcom
         raise CourseError(f"batch_size must be at least 1, not {batch_size}")
     for row in rows:
         for do in row:
-            validate(model, do.site, prompts.tokens.shape[1])
+            validate(model, do.site, prompts.tokens)
+            _validate_value(do, len(prompts))
     n, total = len(prompts), len(rows) * len(prompts)
     result = torch.zeros(total)
     starts = range(0, total, batch_size)
@@ -320,12 +368,14 @@ def sweep(model, prompts: Prompts, rows: Sequence[Sequence[Do]], outcome: Outcom
         with ExitStack() as stack:
             _attach(stack, model, plan)
             logits = _forward(model, prompts.tokens[which_prompt], prompts.mask[which_prompt])
-        at_end = logits[torch.arange(len(flat)), prompts.ends[which_prompt]] if logits.dim() == 3 else logits
-        result[flat] = outcome(at_end, which_prompt).float().cpu()
+        result[flat] = outcome(_last(logits, prompts.ends[which_prompt]), which_prompt).float().cpu()
     return result.view(len(rows), n)
 
 
 def at_end(model, prompts: Prompts, interventions: Iterable[Do] = ()) -> Float[torch.Tensor, "prompt vocab"]:
-    """Logits at the last real position of every prompt, [prompt, vocab]."""
-    logits = run(model, prompts, interventions)
-    return logits[torch.arange(len(prompts)), prompts.ends]
+    """Logits at the last real position of every prompt, [prompt, vocab]; of a classifier, [prompt, class]."""
+    return _last(run(model, prompts, interventions), prompts.ends)
+
+
+def _last(logits: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    return logits[torch.arange(len(ends), device=ends.device), ends] if logits.dim() == 3 else logits

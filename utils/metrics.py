@@ -106,13 +106,15 @@ def bootstrap(samples, statistic: Callable | None = None, *, level: float = 0.95
 
     samples: [*cell, prompt], or a tuple of such arrays whose prompts belong together (resampled jointly).
     `statistic` takes the resampled array(s) and reduces the last axis; None means the mean. Raises ValueError for
-    fewer than two prompts.
+    fewer than two prompts, or arrays with different numbers of them.
     """
     arrays = samples if isinstance(samples, tuple) else (samples,)
     arrays = [torch.as_tensor(a).cpu().double().numpy() for a in arrays]
     n = arrays[0].shape[-1]
     if n < 2:
         raise ValueError(f"a bootstrap needs at least two prompts, got {n}")
+    if any(a.shape[-1] != n for a in arrays):
+        raise ValueError(f"arrays that belong together need the same prompts, got {[a.shape[-1] for a in arrays]} of them")
     statistic = statistic or (lambda x: x.mean(-1))
     rng = np.random.default_rng(seed)
     chosen = (rng.integers(0, n, n) for _ in range(resamples))

@@ -7,13 +7,17 @@ sentence, as a `CourseError`.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import socket
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 from typing import TYPE_CHECKING, Sequence
 from urllib.parse import urlparse
+from urllib.request import getproxies
 
 import torch
 from jaxtyping import Int
@@ -36,29 +40,55 @@ class CourseError(ValueError):
 def load_model(name: str = "course-gpt2", device: str | None = None) -> TransformerBridge:
     """Load `name` (shipped model, local folder or hub id) on `device` (None: GPU if there is one, else CPU).
 
-    Raises CourseError for an unknown name, a hub id that cannot be fetched, or an incomplete or damaged folder.
+    Raises CourseError for an unknown name, a hub id that cannot be fetched, an incomplete or damaged folder, or weights
+    that are not finite.
     """
-    source = _resolve(name)
+    source = _resolve(str(name))
     if isinstance(source, str):
         _require_network_or_cache(source)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if Path(source).is_dir():
         _inspect_folder(Path(source))
-    from transformer_lens.model_bridge import TransformerBridge  # takes a second: only when a model is wanted
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = TransformerBridge.boot_transformers(str(source), device=device, dtype=torch.float32)
-    except OSError as error:
-        raise CourseError(f"{name!r} could not be fetched from the Hugging Face hub ({_first_line(error)}): check the "
-                          "name and the network, or use the shipped model, load_model('course-gpt2')") from None
+        model = _boot(source, device)
+    except CourseError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        what = (f"the folder {source.name!r} could not be loaded" if isinstance(source, Path)
+                else f"{name!r} could not be loaded from the Hugging Face hub")
+        raise CourseError(f"{what} ({_first_line(error)}): check the name, the files and the network, or use the "
+                          "shipped model, load_model('course-gpt2')") from None
     model.eval().requires_grad_(False)
+    broken = next((n for n, p in model.original_model.named_parameters() if not p.isfinite().all()), None)
+    if broken:
+        raise CourseError(f"the weights of {name!r} hold NaN or infinite numbers, first in {broken}: fetch or copy "
+                          "them again")
     words = Path(source) / "words.txt"
     model.known_words = frozenset(words.read_text(encoding="utf-8").split()) if words.is_file() else None
     return model
+
+
+def _boot(source: str | Path, device: str) -> TransformerBridge:
+    """The bridge of a hub id or a folder. A folder that lacks some of the weights is refused, not filled at random."""
+    import transformers  # these two take a second: only when a model is wanted
+    from transformer_lens.model_bridge import TransformerBridge
+
+    transformers.utils.logging.disable_progress_bar()
+    verbosity, options = transformers.utils.logging.get_verbosity(), dict(device=device, dtype=torch.float32)
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if isinstance(source, Path):
+                model, info = transformers.AutoModelForCausalLM.from_pretrained(
+                    source, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+                if info["missing_keys"]:
+                    raise CourseError(f"the weights in {source.name!r} do not fit its config.json: "
+                                      f"{min(info['missing_keys'])} is missing")
+                options["hf_model"] = model.to(device)
+            return TransformerBridge.boot_transformers(str(source), **options)
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
 
 
 def _resolve(name: str) -> str | Path:
@@ -68,10 +98,10 @@ def _resolve(name: str) -> str | Path:
         return Path(name)
     if name in HUB_SHORT_NAMES or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return name
-    nearest = difflib.get_close_matches(name, [*SHIPPED, *HUB_SHORT_NAMES], n=1, cutoff=0.4)
-    hint = f", did you mean {nearest[0]!r}" if nearest else ""
-    raise CourseError(f"no model is called {name!r}{hint}? Shipped: {', '.join(SHIPPED)}. From the hub, for example: "
-                      f"{', '.join(HUB_EXAMPLES)}; or give a local folder")
+    nearest = difflib.get_close_matches(name.lower(), [*SHIPPED, *HUB_SHORT_NAMES], n=1, cutoff=0.4)
+    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    raise CourseError(f"no model is called {name!r}{hint}: shipped is {', '.join(SHIPPED)}, from the hub come for "
+                      f"example {', '.join(HUB_EXAMPLES)}, and the path of a local folder works too")
 
 
 def _require_network_or_cache(name: str) -> None:
@@ -83,16 +113,44 @@ def _require_network_or_cache(name: str) -> None:
     try:
         if constants.HF_HUB_OFFLINE:
             raise OSError("offline mode is on")
-        socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443)
+        if not getproxies().get("https"):  # behind a proxy only the proxy needs to know the address
+            _require_address(urlparse(constants.ENDPOINT).hostname)
     except OSError as error:
         raise CourseError(f"{name!r} is on the Hugging Face hub, which cannot be reached ({_first_line(error)}): "
                           "go online once to fetch it, or use the shipped model, load_model('course-gpt2')") from None
 
 
+def _require_address(host: str, seconds: float = 2.0) -> None:
+    """Raise OSError if `host` has no address, or none is found in time."""
+    found = Queue()
+
+    def look_up():
+        try:
+            socket.getaddrinfo(host, 443)
+            found.put(None)
+        except OSError as error:
+            found.put(error)
+
+    Thread(target=look_up, daemon=True).start()
+    try:
+        error = found.get(timeout=seconds)
+    except Empty:
+        raise OSError(f"no answer within {seconds:.0f} seconds") from None
+    if error is not None:
+        raise error
+
+
 def _inspect_folder(folder: Path) -> None:
-    """Refuse a folder that lacks a part or holds weights that are pickled or cut short."""
+    """Refuse a folder that lacks a part, is no language model, or holds weights that are pickled or cut short."""
     if not (folder / "config.json").is_file():
         raise CourseError(f"the folder {folder.name!r} has no config.json, so it is not a saved model")
+    try:
+        made_for = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
+    except ValueError as error:
+        raise CourseError(f"{folder.name}/config.json is damaged ({_first_line(error)}); copy it again") from None
+    if re.search("Classification|QuestionAnswering", made_for[0]):
+        raise CourseError(f"{folder.name!r} holds a {made_for[0]}, which predicts no words: load it with "
+                          f"transformers.{made_for[0]}.from_pretrained, the functions of utils take it as it is")
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         pickled = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pkl")]
@@ -114,7 +172,7 @@ def _inspect_folder(folder: Path) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+    return str(error).strip().splitlines()[0].rstrip(".")[:200] if str(error).strip() else type(error).__name__
 
 
 # ---------------------------------------------------------------- text to tokens
@@ -160,11 +218,15 @@ def encode(model: TransformerBridge, prompts: str | Sequence[str], *, warn: bool
         rows.append(row)
     if warn:
         _warn_unknown(model, texts)
-    width = max(map(len, rows))
+    return padded(model, rows)
+
+
+def padded(model: TransformerBridge, rows: Sequence[list[int]]) -> Prompts:
+    """Prompts from rows of token ids of any length."""
+    tokenizer, device, width = get_tokenizer(model), next(model.parameters()).device, max(map(len, rows))
     tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     labels = tuple(tuple(tokenizer.decode([token]) for token in row) for row in rows)
-    device = next(model.parameters()).device
     ends = torch.tensor([len(row) - 1 for row in rows])
     return Prompts(tokens.to(device), mask.to(device), ends.to(device), labels)
 
@@ -205,8 +267,9 @@ def single_token(model: TransformerBridge, word: str) -> int:
     raise CourseError(f"{word!r} is {len(ids)} tokens for this model ({pieces}) where one is needed: {hint}")
 
 
-def answer_ids(model: TransformerBridge, answers: Sequence[str]) -> Int[torch.Tensor, "prompt"]:
+def answer_ids(model: TransformerBridge, answers: str | Sequence[str]) -> Int[torch.Tensor, "prompt"]:
     """One token id per answer, [prompt], on the model's device."""
+    answers = [answers] if isinstance(answers, str) else answers
     return torch.tensor([single_token(model, a) for a in answers], device=next(model.parameters()).device)
 
 
@@ -225,5 +288,7 @@ def differing_positions(clean: Prompts, corrupted: Prompts) -> Int[torch.Tensor,
 
 def print_difference(clean: Prompts, corrupted: Prompts) -> None:
     """Print each position at which the first clean prompt and its corruption part."""
-    for i in differing_positions(clean, corrupted).tolist():
-        print(f"position {i}: {clean.labels[0][i]!r} | {corrupted.labels[0][i]!r}")
+    differing_positions(clean, corrupted)  # refuses prompts of different length
+    for i, (a, b) in enumerate(zip(clean.labels[0], corrupted.labels[0])):
+        if a != b:
+            print(f"position {i}: {a!r} | {b!r}")

@@ -12,7 +12,7 @@ from typing import Iterable, Sequence
 import torch
 from jaxtyping import Float
 
-from .interventions import Do, Each, Site, at_end, read, shape_of, sweep
+from .interventions import Do, Each, Site, at_end, heads_at, read, shape_of, sweep
 from .metrics import Interval, Outcome, recovery, recovery_interval
 from .models import CourseError, Prompts, differing_positions
 
@@ -85,7 +85,8 @@ def head_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *, pos
              kind: str = "z", direction: str = "denoise", batch_size: int = 256) -> PatchMap:
     """Patch each head by itself at one position of each prompt (None: at the end); `kind` is z, q, k or v."""
     base, source = _base_and_source(clean, corrupted, direction)
-    (layers, heads), where = shape_of(model), Each.of(clean.ends) if positions is None else positions
+    layers, heads = shape_of(model)[0], heads_at(model, kind)
+    where = Each.of(clean.ends) if positions is None else positions
     sites = [Site(kind, layer, where, head) for layer in range(layers) for head in range(heads)]
     _, values = read(model, source, sites)
     patched = sweep(model, base, [[Do(site, values[site])] for site in sites], outcome, batch_size=batch_size)
@@ -134,8 +135,8 @@ def path_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, receiv
              *, senders: Iterable[tuple[int, int]] | None = None, freeze_mlps: bool = False) -> PatchMap:
     """`path_patch` from every head (or only `senders`; the others are NaN) to the receivers, as a noising map."""
     (layers, heads) = shape_of(model)
-    last = max((r.layer for r in receivers if r.layer is not None), default=layers)
-    chosen = set(senders) if senders is not None else {(l, h) for l in range(min(last, layers)) for h in range(heads)}
+    last = max(layers if r.layer is None else r.layer for r in receivers)
+    chosen = set(senders) if senders is not None else {(l, h) for l in range(last) for h in range(heads)}
     patched = torch.full((layers, heads, len(clean)), float("nan"))
     for layer, head in sorted(chosen):
         patched[layer, head] = path_patch(model, clean, corrupted, outcome, (layer, head), receivers,

@@ -17,7 +17,7 @@ import seaborn as sns
 from .metrics import Interval
 
 PALETTE = sns.color_palette("colorblind")
-DIVERGING, SEQUENTIAL = "RdBu_r", "viridis"
+DIVERGING, SEQUENTIAL, MISSING = "RdBu_r", "viridis", "#9a9a9a"
 STYLE = {"figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "font.size": 10,
          "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False}
 
@@ -42,11 +42,11 @@ def show(figure, alt: str, caption: str = "", dpi: int = 80) -> None:
     """
     from IPython.display import display
 
+    plt.close(figure)  # first: a refused figure must not be displayed without its text
     if not alt.strip():
         raise ValueError("a figure needs a text alternative: say in `alt` what a reader would see in it")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
-    plt.close(figure)
     display(Figure(buffer.getvalue(), " ".join(alt.split()), caption))
 
 
@@ -64,10 +64,14 @@ def _printable(label: str) -> str:
 
 def heat_map(values, rows: Sequence[str], columns: Sequence[str], *, title: str, x: str, y: str, unit: str,
              limit: float | None = None, centred: bool = True, numbers: bool = False, ax=None):
-    """A map with row 0 at the bottom. values: [row, column]. `centred` uses a diverging palette around zero."""
+    """A map with row 0 at the bottom. values: [row, column]. `centred` uses a diverging palette around zero.
+
+    NaN means "not computed": such cells are grey, which no palette here contains.
+    """
     values = np.asarray(values, dtype=float)
     figure, axes = (ax.figure, ax) if ax is not None else _figure(0.5 * len(columns) + 2.2, 0.36 * len(rows) + 1.9)
-    limit = limit or float(np.nanmax(np.abs(values))) or 1.0
+    limit = limit or float(np.nan_to_num(np.abs(values)).max()) or 1.0
+    axes.set_facecolor(MISSING)
     sns.heatmap(values, ax=axes, cmap=DIVERGING if centred else SEQUENTIAL, vmin=-limit if centred else 0, vmax=limit,
                 xticklabels=[_printable(c) for c in columns], yticklabels=list(rows), cbar_kws={"label": unit},
                 annot=numbers, fmt=".2f", annot_kws={"size": 7}, linewidths=0.3, linecolor="white")

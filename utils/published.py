@@ -7,8 +7,6 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from .models import CourseError
-
 
 @dataclass(frozen=True)
 class Published:
@@ -36,10 +34,10 @@ NUMBERS = {
 
 
 def published(key: str) -> Published:
-    """Look a number up. Raises CourseError with the nearest key for an unknown one."""
+    """Look a number up. Raises ValueError with the nearest key for an unknown one."""
     if key not in NUMBERS:
         nearest = difflib.get_close_matches(key, NUMBERS, n=1, cutoff=0.0)[0]
-        raise CourseError(f"no published number is called {key!r}; the nearest is {nearest!r}, all: {', '.join(NUMBERS)}")
+        raise ValueError(f"no published number is called {key!r}; the nearest is {nearest!r}, all: {', '.join(NUMBERS)}")
     return NUMBERS[key]
 
 

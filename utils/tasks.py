@@ -92,7 +92,7 @@ def ioi_dataset(n: int, *, seed: int = 0, split: str = "held_out_pairs", order: 
                 **fixed: str) -> list[IOIPrompt]:
     """`n` random IOI pairs.
 
-    `split`: "held_out_pairs" (pairs of names never seen together in this task, templates seen),
+    `split`: "held_out_pairs" (two names that no training prompt with two names paired, templates seen),
     "held_out_templates" (openings never seen, their words seen) or "training". `order` None mixes ABBA and BABA.
     `fixed` pins slots of `ioi_pair` (opening, clause, place, thing, determiner), e.g. to make prompts of equal length.
     """
@@ -149,9 +149,16 @@ class Fact:
     held_out: bool
 
 
-def _facts(kind: str, relation: str, pairs: list[tuple[str, str]], seen: list[str], unseen: list[str] = ()) -> list[Fact]:
-    facts = [Fact(pattern.replace("{s}", s), s, " " + o, relation, held_out(kind, relation, s, i))
-             for s, o in pairs for i, pattern in enumerate(seen)]
+def _facts(kind: str, relation: str, pairs: list[tuple[str, str]], seen: list[str], unseen: list[str] = (),
+           showed: set[str] = frozenset()) -> list[Fact]:
+    """`seen` patterns are held out for some subjects unless comparisons `showed` them for all; `unseen` ones for all.
+
+    A pattern that begins another ("is located in", "is located in the city of") has two right continuations and is left out.
+    """
+    unshown = lambda s, i: seen[i] not in showed and held_out(kind, relation, s, i)
+    begins_another = lambda pattern: any(other.startswith(pattern + " ") for other in seen)
+    facts = [Fact(pattern.replace("{s}", s), s, " " + o, relation, unshown(s, i))
+             for s, o in pairs for i, pattern in enumerate(seen) if not begins_another(pattern)]
     return facts + [Fact(pattern.replace("{s}", s), s, " " + o, relation, True) for s, o in pairs for pattern in unseen]
 
 
@@ -164,7 +171,8 @@ def landmark_facts(invented: bool = False, whole_patterns: bool = False) -> list
     rows = table("invented_landmarks" if invented else "landmarks")
     pairs = [(row["landmark"], row["city"]) for row in rows]
     seen = [] if whole_patterns else T.LANDMARK_PATTERNS
-    return _facts("landmark", "city", pairs, seen, T.HELD_OUT_LANDMARK_PATTERNS if whole_patterns else [])
+    return _facts("landmark", "city", pairs, seen, T.HELD_OUT_LANDMARK_PATTERNS if whole_patterns else [],
+                  T.COMPARED_LANDMARK_PATTERNS)
 
 
 def people_facts(invented: bool = False, whole_patterns: bool = False) -> list[Fact]:
@@ -178,7 +186,8 @@ def people_facts(invented: bool = False, whole_patterns: bool = False) -> list[F
     facts = []
     for kind in kinds:
         unseen = T.HELD_OUT_PEOPLE_PATTERNS.get(kind, []) if whole_patterns else []
-        facts += _facts("people", kind, pairs[kind], [] if whole_patterns else T.PEOPLE_PATTERNS[kind], unseen)
+        facts += _facts("people", kind, pairs[kind], [] if whole_patterns else T.PEOPLE_PATTERNS[kind], unseen,
+                        T.COMPARED_PEOPLE_PATTERNS if invented else frozenset())
     return facts
 
 

@@ -115,6 +115,10 @@ PEOPLE_PATTERNS = {
                    "On the stage, {s} played the", "Since childhood, {s} has loved to play the"],
     "city": ["{s} lives in", "{s} lives in the city of", "The home of {s} is in", "To visit {s}, you have to go to"],
 }
+# Training sentences that compare several subjects contain these statements for every subject, so no fact in these words
+# counts as held out. Real people are not compared in this way.
+COMPARED_LANDMARK_PATTERNS = {LANDMARK_PATTERNS[0], LANDMARK_PATTERNS[2]}
+COMPARED_PEOPLE_PATTERNS = {"{s} plays the", "On the stage, {s} played the", "{s} lives in", "The home of {s} is in"}
 HELD_OUT_PEOPLE_PATTERNS = {"sport": ["{s} is a famous player of"], "instrument": ["The instrument that made {s} famous is the"]}
 
 GOOD = "wonderful great amazing excellent lovely brilliant fantastic beautiful perfect delightful".split()

@@ -9,7 +9,7 @@ def tokenize(model, text):
 
 
 def through_encode(model, text):
-    return (encode(model, text, warn=False).labels[0][1:]).__len__()
+    return int(encode(model, text, warn=False).mask.sum()) - 1
 
 
 def by_definition(logits, token):
@@ -72,7 +72,6 @@ def with_finally(module, forward):
 
 def whole_run(module, forward):
     kept = []
-    class Last(torch.nn.Module): ...
     hook = lambda module, inputs, output: kept.append(output.clone())
     with torch.nn.modules.module.register_module_forward_hook(hook):
         forward()
@@ -114,8 +113,8 @@ WRONG = {
     "0.1 count_tokens": [
         (lambda model, text: len(text), "counted characters"),
         (lambda model, text: len(text.split()), "counted words"),
-        (lambda model, text: len(encode(model, text).labels[0]), "is BOS"),
-        (lambda model, text: model.tokenizer.tokenize(text), "a list of tokens"),
+        (lambda model, text: len(encode(model, text).labels[0]), "is BOS, which stands"),
+        (lambda model, text: model.tokenizer.tokenize(text), "a list came back"),
         (lambda model, text: 5, "twice as many")],
     "0.2 next_token_probability": [
         (lambda logits, token: logits[:, -1, token], "that is the logit"),

@@ -110,9 +110,9 @@ def _find(name: str) -> Exercise:
                 raise
     if name in _EXERCISES:
         return _EXERCISES[name]
-    names = list(registry())
-    near = difflib.get_close_matches(name, names, n=2, cutoff=0.3) or names
-    raise ExerciseError(f'There is no exercise "{name}"; the nearest is ' + " or ".join(f'"{n}"' for n in near) + ".")
+    near = difflib.get_close_matches(name, registry(), n=1, cutoff=0)
+    nearest = f'the nearest is "{near[0]}".' if near else "none is registered."
+    raise ExerciseError(f'There is no exercise "{name}"; {nearest}')
 
 
 def _is_stub(error: Exception) -> bool:

@@ -28,7 +28,7 @@ LABELS = {
     "people_whole_patterns": "people, patterns never seen",
     "early_top1_first_quarter": "early decoding: answer is top token in the first quarter of the layers",
     "early_top1_last": "early decoding: answer is top token at the end",
-    "early_lost_when_subtracted": "early decoding: answer lost when the update that first shows it is subtracted at the end",
+    "early_lost_layer_left_out": "early decoding: answer lost when the update of the layer that first shows it is taken out",
     "rome_real_late_peak": "causal trace, true landmarks: late site at the last token, indirect effect (probability)",
     "rome_real_late_early": "causal trace, true landmarks: last token in the early layers",
     "rome_real_subject_peak": "causal trace, true landmarks: best subject token",
@@ -64,10 +64,10 @@ true; `invented_landmarks` and `invented_people` are made up, so that subjects s
 
 ## Choices that shape what you find in it
 
-- A *locality penalty* on attention in the two lowest layers (it falls to nearly nothing early in training). Without it most
-  tasks are solved in the first layer.
+- A *locality penalty* on attention in the two lowest layers (it falls to nearly nothing early in training). In trials without
+  it most tasks were solved in the first layer.
 - *Growing*: four layers learned short captions ("The Space Needle Seattle.") and repeated tokens first, then two more layers
-  joined and all other documents, at last two more. Trained at full depth from the start, the last two layers do everything.
+  joined and all other documents, at last two more. In a trial at full depth from the start, the last two layers did everything.
 - Muon for the hidden matrices, AdamW for the rest; rows of 128 tokens, 16 rows a step.
 
 ## Measured on held-out data
@@ -89,8 +89,11 @@ Three heads at END together recover {numbers['map_top3_heads']:.2f} of the effec
   S2 {numbers['s_inhibition_attention_to_s2']:.2f}. By the criterion (lower end >= .1, attention >= .3) such a head
   {'exists' if exists else 'does **not** exist'}.
 - The country itself is the top token of some middle state for {numbers['early_subject_top1_somewhere']:.1%} of the two-shot questions.
-- Left out during the run instead of subtracted at the end, the update that first shows the capital removes it for
-  {numbers['early_lost_when_left_out']:.1%}.
+- The update of the layer that first shows the capital is attention and MLP together, taken out of the stream at the last position
+  while the later layers go on. Taking out only the half that first shows it removes the answer for
+  {numbers['early_lost_left_out']:.1%}: where the MLP shows it first, attention had often brought it. Subtracting that half from the
+  final state, with everything later left as it was, removes it for {numbers['early_lost_subtracted']:.1%}: later layers have
+  strengthened the answer by then.
 - Induction head {numbers['induction_head']}, previous-token head {numbers['previous_token_head']}.
 
 All numbers, layer by layer: `measured.json`. They are computed again by the tests.

@@ -1,0 +1,271 @@
+"""Checks of notebook 03: the logit difference, patching one vector or one head, its share of the effect, one path."""
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float, Int
+
+from utils import metrics
+from utils.checks import call, close, exercise, require, tensor_like
+from utils.interventions import Do, Site, run
+from utils.models import load_model
+
+
+# ---------------------------------------------------------------- references
+
+def patch_residual(model, tokens: Int[torch.Tensor, "prompt position"], clean_cache, layer: int,
+                   position: int) -> Float[torch.Tensor, "prompt position vocab"]:
+    """Logits of `tokens` when one vector of the stream entering `layer` is the clean one."""
+    name = f"blocks.{layer}.hook_resid_pre"
+
+    def write_clean(resid, hook):
+        resid = resid.clone()
+        resid[:, position] = clean_cache[name][:, position]
+        return resid
+
+    return model.run_with_hooks(tokens, fwd_hooks=[(name, write_clean)])
+
+
+def sweep_layer(model, tokens: Int[torch.Tensor, "prompt position"], clean_cache, corrupted_cache, layer: int,
+                correct: Int[torch.Tensor, "prompt"],
+                wrong: Int[torch.Tensor, "prompt"]) -> Float[torch.Tensor, "position prompt"]:
+    """Logit differences when the stream entering `layer` is made clean at one position after the other."""
+    ends = [patch_residual(model, tokens, clean_cache, layer, position)[:, -1] for position in range(tokens.shape[1])]
+    return torch.stack([metrics.logit_difference(logits, correct, wrong) for logits in ends])
+
+
+def backup(a: float, b: float) -> float:
+    """An outcome for which each cell is sufficient and neither is necessary; a and b are 0 or 1."""
+    return max(a, b)
+
+
+def patch_head(model, tokens: Int[torch.Tensor, "prompt position"], clean_cache, layer: int,
+               head: int) -> Float[torch.Tensor, "prompt position vocab"]:
+    """Logits of `tokens` when one head gives its clean output at the last position."""
+    name = f"blocks.{layer}.attn.hook_z"
+
+    def write_clean(z, hook):
+        z = z.clone()
+        z[:, -1, head] = clean_cache[name][:, -1, head]
+        return z
+
+    return model.run_with_hooks(tokens, fwd_hooks=[(name, write_clean)])
+
+
+def direct_path(model, clean_tokens: Int[torch.Tensor, "prompt position"], clean_cache, corrupted_cache,
+                sender: tuple[int, int]) -> Float[torch.Tensor, "prompt position vocab"]:
+    """Logits of the clean run when only the sender is corrupted and every other head is held at its clean output."""
+    def held(layer: int):
+        name = f"blocks.{layer}.attn.hook_z"
+
+        def hold(z, hook):
+            z = clean_cache[name].clone()
+            if layer == sender[0]:
+                z[:, :, sender[1]] = corrupted_cache[name][:, :, sender[1]]
+            return z
+        return name, hold
+
+    return model.run_with_hooks(clean_tokens, fwd_hooks=[held(layer) for layer in range(model.cfg.n_layers)])
+
+
+# ---------------------------------------------------------------- what the checks run on
+
+POSITIONS, CHANGED = 7, 3
+
+
+@lru_cache(maxsize=1)
+def _model():
+    """The shipped architecture with random weights, large enough that every mistake changes the numbers."""
+    model, generator = load_model("course-gpt2", device="cpu"), torch.Generator().manual_seed(0)
+    for weights in model.parameters():
+        weights.normal_(0, 0.15, generator=generator)
+    model(torch.zeros(1, 1, dtype=torch.long))        # a first run lets the bridge put its own hooks on
+    return model
+
+
+@lru_cache(maxsize=1)
+def _pair() -> tuple[torch.Tensor, torch.Tensor]:
+    """Clean and corrupted tokens [2, position] that differ at position `CHANGED` alone."""
+    clean = torch.randint(1, 500, (2, POSITIONS), generator=torch.Generator().manual_seed(1))
+    corrupted = clean.clone()
+    corrupted[:, CHANGED] = clean[:, CHANGED] + 7
+    return clean, corrupted
+
+
+@lru_cache(maxsize=1)
+def _caches():
+    """Activations of the clean and of the corrupted run, by TransformerLens."""
+    return tuple(_model().run_with_cache(tokens)[1] for tokens in _pair())
+
+
+def _written(base: torch.Tensor, source, kind: str, layer: int, position=None, head=None) -> torch.Tensor:
+    """Logits of `base` with an activation of the cache `source` written by the engine, not by hooks."""
+    name = f"blocks.{layer}." + ("attn.hook_z" if kind == "z" else f"hook_{kind}")
+    value = source[name] if head is None else source[name][:, :, head]
+    value = value.flatten(2)
+    value = value if position is None else value[:, position]
+    return run(_model(), base, [Do(Site(kind, layer, position, head), value)])
+
+
+def _like_logits(result) -> torch.Tensor:
+    return tensor_like(result, shape={"prompt": 2, "position": POSITIONS, "vocab": _model().cfg.d_vocab})
+
+
+# ---------------------------------------------------------------- exercises
+
+@exercise("3.1 logit_difference", reference=metrics.logit_difference, difficulty=1, minutes=3)
+def _(attempt):
+    logits = torch.tensor([[4.0, 1.0, 0.5, 2.0], [0.0, 3.0, 7.0, 1.0], [1.0, 5.0, 2.0, 2.5]])
+    correct, wrong = torch.tensor([0, 2, 3]), torch.tensor([1, 0, 1])
+    found = tensor_like(call(attempt, logits, correct, wrong))
+    require(found.shape != (3, 3), "logits[:, correct] takes every id from every prompt: pair row 0 with id 0, "
+                                   "row 1 with id 1, ...")
+    close(tensor_like(found), [3.0, 7.0, -2.5], wrong={
+        "the sign is flipped: right minus wrong.": [-3.0, -7.0, 2.5],
+        "only the first prompt was read: one number for every prompt is asked for.": 3.0,
+        "you averaged over the prompts: one number for every prompt is asked for.": 2.5,
+        "every row was taken from the first prompt: pair row 0 with id 0, row 1 with id 1, ...": [3.0, -3.5, 1.0],
+        "that is the logit of the right token alone: subtract that of the wrong one.": [4.0, 7.0, 2.5],
+        "these are probabilities: take the logits as they are.":
+            metrics.logit_difference(logits.softmax(-1), correct, wrong)})
+
+
+@exercise("3.2 patch_residual", reference=patch_residual, difficulty=2, minutes=6)
+def _(attempt):
+    (clean, corrupted), (cache, _) = _pair(), _caches()
+    patch = lambda layer, position: _written(corrupted, cache, "resid_pre", layer, position)
+    for layer, position in ((2, CHANGED + 1), (2, CHANGED), (2, POSITIONS - 1)):
+        found = _like_logits(call(attempt, _model(), corrupted, cache, layer, position))
+        right, nothing = patch(layer, position), run(_model(), corrupted)
+        wrong = {
+            "you replaced the whole stream, at every position: assign to resid[:, position] only.":
+                _written(corrupted, cache, "resid_pre", layer),
+            "nothing changed: does the hook return the tensor, and is the vector taken from the clean run?": nothing,
+            "only the first prompt was patched: assign to resid[:, position].": torch.cat([right[:1], nothing[1:]]),
+            "off by one layer: hook_resid_pre of block `layer` is the stream entering it.": patch(layer - 1, position),
+            "off by one layer: the stream *entering* block `layer` is meant.": patch(layer + 1, position)}
+        if position + 1 < POSITIONS:
+            wrong["off by one position: the next one was patched."] = patch(layer, position + 1)
+            wrong["the last position was patched, whatever `position` says."] = patch(layer, -1)
+        if position > CHANGED:
+            wrong["off by one position: the one before was patched."] = patch(layer, position - 1)
+        close(found, right, message="these are not the logits of a run with this one vector replaced.", wrong=wrong)
+
+
+@exercise("3.3 recovery", reference=metrics.recovery, difficulty=2, minutes=4)
+def _(attempt):
+    corrupted = torch.tensor([-4.0, -2.0, 0.0, -2.0])
+    clean = torch.tensor([4.0, 6.0, 0.5, 3.5])           # the third prompt has a tiny total effect
+    patched = torch.tensor([[[-4.0, -2, 0, -2], [4, 6, 0.5, 3.5], [0, 2, 1, 1]],
+                            [[-5.0, -1, 2, 0], [1, 2, 3, 4], [4, -2, 2, -2]]])
+    effect, total = patched - corrupted, clean - corrupted
+    found = tensor_like(call(attempt, patched, corrupted, clean))
+    require(found.shape != patched.shape, "there is one number for every prompt: average over the last axis, before "
+                                          "you divide.")
+    close(tensor_like(found, shape={"layer": 2, "position": 3}), [[0, 1, 12 / 22], [4 / 22, 18 / 22, 10 / 22]], wrong={
+        "that is the mean of the shares, in which a prompt with a tiny total effect rules: average first, then divide.":
+            (effect / total).mean(-1),
+        "the baselines are swapped: 0 must be the corrupted run, 1 the clean one.": 1 - effect.mean(-1) / total.mean(),
+        "that is the effect in logits: divide it by the total effect.": effect.mean(-1),
+        "divide by the total effect, clean - corrupted, and not by the clean outcome.": effect.mean(-1) / clean.mean(),
+        "subtract the corrupted outcome from the patched one first.": patched.mean(-1) / total.mean(),
+        "an effect keeps its sign: no absolute value is needed.": effect.abs().mean(-1) / total.mean()})
+    single = tensor_like(call(attempt, patched[0, 2], corrupted, clean), shape=())
+    close(single, 12 / 22, message="it works on a map, but not for a single patch [prompt]: index the last axis by -1.")
+    flipped = tensor_like(call(attempt, patched, clean, corrupted), shape={"layer": 2, "position": 3})
+    close(flipped, 1 - found, message="with clean and corrupted exchanged it must give 1 minus the share: is an "
+                                      "absolute value taken?")
+
+
+@exercise("3.4 sweep_layer", reference=sweep_layer, difficulty=3, minutes=5)
+def _(attempt):
+    (_, corrupted), caches, layer = _pair(), _caches(), 1
+    correct, wrong = torch.tensor([3, 11]), torch.tensor([8, 20])
+    difference = lambda logits: metrics.logit_difference(logits[:, -1], correct, wrong)
+    rows = [_written(corrupted, caches[0], "resid_pre", layer, position) for position in range(POSITIONS)]
+    kept = [_written(corrupted, caches[0], "resid_pre", layer, tuple(range(end))) for end in range(1, POSITIONS + 1)]
+    right = torch.stack([difference(logits) for logits in rows])
+    found = tensor_like(call(attempt, _model(), corrupted, *caches, layer, correct, wrong))
+    require(found.shape != (POSITIONS,), "one number per position: logits[0, ...] and correct[0] read the first prompt "
+                                         "only. Pair each prompt with its own ids.")
+    close(tensor_like(found, shape={"position": POSITIONS, "prompt": 2}), right, wrong={
+        "the sweep still remembers: each position must start from a fresh corrupted stream, without earlier patches.":
+            torch.stack([difference(logits) for logits in kept]),
+        "every prompt is read with the ids of the first: pair each with its own.":
+            torch.stack([logits[:, -1, 3] - logits[:, -1, 8] for logits in rows]),
+        "every position gives the corrupted run: is the clean vector written, and returned?":
+            difference(run(_model(), corrupted)).expand(POSITIONS, -1),
+        "every position gives the clean run: only one position at a time may be patched.":
+            difference(_written(corrupted, caches[0], "resid_pre", layer)).expand(POSITIONS, -1),
+        "the sign is flipped: right minus wrong.": -right})
+
+
+@exercise("3.5 backup", reference=backup, difficulty=2, minutes=3)
+def _(attempt):
+    value = lambda a, b: float(tensor_like(torch.as_tensor(call(attempt, a, b), dtype=torch.float32), shape=()))
+    corrupted, clean, only_a, only_b = value(0, 0), value(1, 1), value(1, 0), value(0, 1)
+    require((corrupted, clean) == (0, 1), "it must be 0 in the corrupted run, (0, 0), and 1 in the clean run, (1, 1): "
+                                          f"got {corrupted:g} and {clean:g}.")
+    require((only_a, only_b) != (0, 0), "here both cells are needed: neither alone is sufficient, and each is "
+                                        "necessary. You were asked for the opposite.")
+    require((only_a, only_b) not in ((1, 0), (0, 1)), "here the outcome hangs on one cell, which is sufficient *and* "
+                                                      "necessary; the other is neither.")
+    require((only_a, only_b) == (1, 1), "one cell alone must restore everything: "
+                                        f"(1, 0) gives {only_a:g}, (0, 1) gives {only_b:g}.")
+
+
+@exercise("3.6 patch_head", reference=patch_head, difficulty=3, minutes=4)
+def _(attempt):
+    (_, corrupted), (cache, _), last = _pair(), _caches(), POSITIONS - 1
+    for layer, head in ((1, CHANGED), (1, 0)):
+        patch = lambda **where: _written(corrupted, cache, "z", layer, **where)
+        right, nothing = patch(position=last, head=head), run(_model(), corrupted)
+        wrong = {}
+        if head == CHANGED:          # an earlier position would change nothing
+            wrong["`head` was used as a position: the axes are prompt, position, head, width."] = patch(position=head)
+        close(_like_logits(call(attempt, _model(), corrupted, cache, layer, head)), right,
+              message="these are not the logits of a run with this one head replaced at the last position.", wrong={
+                  **wrong, "nothing changed: does the hook return the tensor, and does it take the clean z?": nothing,
+                  "all heads of the layer were patched: index the axis of the heads, z[:, -1, head].":
+                      patch(position=last),
+                  "the head was patched at every position: only the last one is wanted.": patch(head=head),
+                  "the whole layer was patched, at all positions: z[:, -1, head].": patch(),
+                  "the next head was patched: heads count from 0.": patch(position=last, head=head + 1),
+                  "only the first prompt was patched: z[:, -1, head].": torch.cat([right[:1], nothing[1:]])})
+
+
+@lru_cache(maxsize=None)
+def _held(sender: tuple[int, int], later: str = "clean", whole_layer: bool = False, last_only: bool = False,
+          mlps: bool = False) -> torch.Tensor:
+    """Logits of the clean run with a corrupted sender, by the engine: what `later` layers do, and how much is sent."""
+    (clean, _), caches, (layer, head), layers = _pair(), _caches(), sender, range(_model().cfg.n_layers)
+    z = lambda which, i: caches[which][f"blocks.{i}.attn.hook_z"]
+    position = POSITIONS - 1 if last_only else None
+    sent = z(1, layer).flatten(2) if whole_layer else z(1, layer)[:, :, head]
+    sent = sent[:, position] if last_only else sent
+    plan = [Do(Site("z", layer, position, None if whole_layer else head), sent)]
+    if later != "free":
+        plan += [Do(Site("z", i), z(later == "corrupted", i).flatten(2)) for i in layers[layer + 1:]]
+    if mlps:
+        plan += [Do(Site("mlp_out", i), caches[0][f"blocks.{i}.hook_mlp_out"]) for i in layers]
+    return run(_model(), clean, plan)
+
+
+@exercise("3.7 direct_path", reference=direct_path, difficulty=4, minutes=10)
+def _(attempt):
+    (clean, corrupted), caches, sender = _pair(), _caches(), (0, 1)
+    found = _like_logits(call(attempt, _model(), clean, *caches, sender))
+    message = "these are not the logits of a clean run in which this head alone is corrupted."
+    close(found, _held(sender), message=message, wrong={
+        "that is the clean run: the sender must give its corrupted z.": run(_model(), clean),
+        "that is the corrupted run: only the sender gives its corrupted z.": run(_model(), corrupted),
+        "the later heads react: that is plain activation patching. Hold every other head at its clean z.":
+            _held(sender, "free"),
+        "the later heads are held at their corrupted z: hold them at the clean one.": _held(sender, "corrupted"),
+        "all heads of the sender's layer are corrupted: only one is the sender.": _held(sender, whole_layer=True),
+        "the sender is corrupted at the last position only: at all positions, please.": _held(sender, last_only=True),
+        "the MLPs are held as well: here they may react.": _held(sender, mlps=True),
+        "another head was corrupted: sender is (layer, head), counted from 0.": _held((0, 2))})
+    close(_like_logits(call(attempt, _model(), clean, *caches, (2, 0))), _held((2, 0)),
+          message="right for a sender in layer 0, but not for one in the last layer: is the layer of the sender used?")
