@@ -5,7 +5,8 @@ import torch
 from small_models import (HEADS, LANGUAGE_MODELS, LAYERS, PATHS, VOCAB, WIDTH, bridge, hooks_on, naive, plain,
                           random_prompts)
 
-from utils.interventions import KINDS, Do, Each, Site, at_end, read, run, shape_of, sweep
+from utils.interventions import Do, Each, Site, at_end, read, run, shape_of, sweep
+from utils.sites import KINDS
 from utils.metrics import LogitDifference
 from utils.models import CourseError, Prompts
 

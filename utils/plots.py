@@ -146,8 +146,8 @@ def stream_picture(layers: int, title: str = "Every part reads from the residual
     for layer in range(layers):
         for offset, height, name, colour in ((0.0, 0.8, "attn", PALETTE[0]), (0.42, -0.8, "MLP", PALETTE[1])):
             at = layer + offset - 0.35
-            axes.annotate("", (at + 0.16, 0), (at + 0.16, height * 0.68), arrowprops=dict(arrowstyle="->", color=colour))
-            axes.annotate("", (at - 0.1, height * 0.68), (at - 0.1, 0), arrowprops=dict(arrowstyle="->", color=colour, alpha=0.5))
+            axes.annotate("", (at + 0.16, 0), (at + 0.16, height * 0.84), arrowprops=dict(arrowstyle="->", color=colour))
+            axes.annotate("", (at - 0.1, height * 0.84), (at - 0.1, 0), arrowprops=dict(arrowstyle="->", color=colour, alpha=0.5))
             axes.text(at + 0.03, height, f"{name} {layer}", ha="center", va="center", fontsize=8,
                       bbox=dict(boxstyle="round", facecolor="white", edgecolor=colour))
     axes.set(title=title, xlim=(-1.9, layers + 2.1), ylim=(-1.15, 1.15))
