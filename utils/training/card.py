@@ -1,7 +1,12 @@
-"""The model card of the shipped language model: `measured.json` and `README.md` beside the weights."""
+"""The model card of the shipped language model: `measured.json` and `README.md` beside the weights.
+
+`python -m utils.training.card FOLDER OTHER ...` puts the numbers of other training runs (with other seeds) beside those of
+the model in FOLDER; each folder holds the `measured.json` that the recipe wrote.
+"""
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from . import measure
@@ -40,11 +45,43 @@ def write(folder: Path, how: dict[str, object]) -> dict[str, float | str]:
     """Measure the model in `folder` and write `measured.json` and `README.md` there. `how`: seed, steps and the like."""
     numbers = measure.everything(measure.load_model(str(folder)))
     (folder / "measured.json").write_text(json.dumps({**how, **numbers}, indent=1) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(text(numbers, how), encoding="utf-8")
+    (folder / "README.md").write_text(text(numbers, how, read_seeds(folder)), encoding="utf-8")
     return numbers
 
 
-def text(numbers: dict[str, float | str], how: dict[str, object]) -> str:
+def read_seeds(folder: Path) -> dict[str, dict[str, float]]:
+    """Numbers by seed from `seeds.json`; empty if only one run was measured."""
+    file = folder / "seeds.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def collect_seeds(folder: Path, others: list[Path]) -> None:
+    """Write `seeds.json` from the measurements in `folder` and `others`, and the card again with it."""
+    measured = [json.loads((f / "measured.json").read_text(encoding="utf-8")) for f in (folder, *others)]
+    by_seed = {str(m["seed"]): {name: m[name] for name in measure.THRESHOLDS} for m in measured}
+    (folder / "seeds.json").write_text(json.dumps(by_seed, indent=1) + "\n", encoding="utf-8")
+    how = {key: measured[0].pop(key) for key in ("seed", "steps")}
+    (folder / "README.md").write_text(text(measured[0], how, by_seed), encoding="utf-8")
+
+
+def seed_table(seeds: dict[str, dict[str, float]]) -> str:
+    """The section of the card that compares training runs; empty for a single one."""
+    if len(seeds) < 2:
+        return ""
+    lines = []
+    for name, label in LABELS.items():
+        cells = [f"{n[name]:.3f}" + ("" if measure.reached(name, n[name]) else " (**missed**)") for n in seeds.values()]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    head = f"| what | {' | '.join('seed ' + s for s in seeds)} |\n|---|{'---|' * len(seeds)}"
+    return f"""
+## The same recipe with other seeds
+
+{head}
+{chr(10).join(lines)}
+"""
+
+
+def text(numbers: dict[str, float | str], how: dict[str, object], seeds: dict[str, dict[str, float]] = {}) -> str:
     rows = []
     for name, label in LABELS.items():
         sign, bound = measure.THRESHOLDS[name]
@@ -95,6 +132,10 @@ Three heads at END together recover {numbers['map_top3_heads']:.2f} of the effec
   final state, with everything later left as it was, removes it for {numbers['early_lost_subtracted']:.1%}: later layers have
   strengthened the answer by then.
 - Induction head {numbers['induction_head']}, previous-token head {numbers['previous_token_head']}.
-
+{seed_table(seeds)}
 All numbers, layer by layer: `measured.json`. They are computed again by the tests.
 """
+
+
+if __name__ == "__main__":
+    collect_seeds(Path(sys.argv[1]), [Path(other) for other in sys.argv[2:]])
