@@ -19,7 +19,8 @@ def test_every_link_leads_somewhere():
 def test_the_table_holds_every_notebook_within_its_limits():
     assert [name for name, *_ in ROWS] == sorted(path.name for path in (ROOT / "course").glob("*.ipynb"))
     for name, question, minutes, seconds, memory in ROWS:
-        title = "".join(json.loads((ROOT / "solutions" / name).read_text(encoding="utf-8"))["cells"][0]["source"])
+        source = json.loads((ROOT / "solutions" / name).read_text(encoding="utf-8"))["cells"][0]["source"]
+        title = " ".join("".join(source).split())
         assert f"**{question}**" in title and f"About {minutes} minutes" in title and int(minutes) <= 45, name
         assert 0 < int(seconds) <= 60 and 0 < int(memory) <= 1024, f"{name}: run python -m docs.measure"
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from .interventions import Do, Each, Site, at_end, heads_at, read, shape_of, sweep
 from .metrics import Interval, Outcome, recovery, recovery_interval
 from .models import CourseError, Prompts, differing_positions
+from .sites import is_causal
 
 DIRECTIONS = ("denoise", "noise")
 
@@ -59,20 +60,23 @@ def position_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *,
                  direction: str = "denoise", batch_size: int = 256, progress: bool = False) -> PatchMap:
     """Patch one activation `kind` at every layer and position; all prompts of one length.
 
+    Where attention looks only back, both runs are the same before the first differing token: those cells are not computed.
     Raises CourseError if clean and corrupted prompts differ in length, among themselves or pairwise.
     """
     base, source = _base_and_source(clean, corrupted, direction)
     if not clean.equal_length:
         raise CourseError("a map over positions needs prompts of one length; use one template, or a map over heads")
     layers, width = shape_of(model)[0], clean.tokens.shape[1]
+    first = min(differing_positions(clean, corrupted).tolist(), default=0) if is_causal(model) else 0
     _, values = read(model, source, [Site(kind, layer) for layer in range(layers)])
     rows = [[Do(Site(kind, layer, position), values[Site(kind, layer)][:, position])]
-            for layer in range(layers) for position in range(width)]
+            for layer in range(layers) for position in range(first, width)]
     bar = f"patching {kind}" if progress else None
-    patched = sweep(model, base, rows, outcome, batch_size=batch_size, progress=bar)
+    before = _outcome_at_end(model, base, outcome)
+    patched = before.repeat(layers, width, 1)
+    patched[:, first:] = sweep(model, base, rows, outcome, batch_size=batch_size, progress=bar).view(layers, -1, len(base))
     columns = tuple(f"{label} {i}" for i, label in enumerate(clean.labels[0]))
-    return PatchMap(patched.view(layers, width, len(base)), _outcome_at_end(model, base, outcome),
-                    _outcome_at_end(model, source, outcome), kind, direction,
+    return PatchMap(patched, before, _outcome_at_end(model, source, outcome), kind, direction,
                     tuple(map(str, range(layers))), columns)
 
 

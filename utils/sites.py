@@ -136,6 +136,12 @@ def address(model, site: Site) -> Address:
     return Address(block.get_submodule(path), of_input)
 
 
+def is_causal(model) -> bool:
+    """True if attention looks only back, so that a position cannot depend on later ones."""
+    plain = model.original_model if is_bridge(model) else model
+    return plain.config.model_type != "bert"
+
+
 def shape_of(model) -> tuple[int, int]:
     """(number of layers, number of heads)."""
     if is_bridge(model):
