@@ -12,7 +12,7 @@ from typing import Callable, Iterable, Sequence
 
 import torch
 from jaxtyping import Float
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .metrics import Outcome
 from .models import CourseError, Prompts
