@@ -281,7 +281,8 @@ def test_what_a_student_sees(tmp_path):
              code("unknown", "check('99.1 duble', double)")]
     ran = nbformat.from_dict(notebook(*cells))
     NotebookClient(ran, allow_errors=True, kernel_name="python3", timeout=60).execute()
-    shown = {cell.id: "\n".join(cell.outputs[0].traceback) for cell in ran.cells[2:]}
+    shown = {cell.id: "\n".join(output.traceback) for cell in ran.cells[2:] for output in cell.outputs
+             if output.output_type == "error"}
     assert shown["wrong"] == "✘ 99.1 double: expected 6, got 9."
     assert shown["unknown"] == '✘ There is no exercise "99.1 duble"; the nearest is "99.1 double".'
     assert "AttributeError" in shown["raised"] and "nothing" in shown["raised"]
