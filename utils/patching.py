@@ -15,7 +15,7 @@ from jaxtyping import Float
 from .interventions import Do, Each, Site, at_end, heads_at, read, shape_of, sweep
 from .metrics import Interval, Outcome, recovery, recovery_interval
 from .models import CourseError, Prompts, differing_positions
-from .sites import is_causal
+from .sites import columns_of, is_causal, positions_of, validate
 
 DIRECTIONS = ("denoise", "noise")
 
@@ -112,27 +112,42 @@ class Receiver:
         return Site("resid_post", layers - 1) if self.kind == "logits" else Site(self.kind, self.layer, None, self.head)
 
 
+@dataclass(frozen=True)
+class _Ends:
+    """What every path between two runs needs: what to hold at its clean value, and what each head says when corrupted."""
+    hold: list[Do]
+    corrupted: dict[Site, torch.Tensor]
+
+
+def _ends(model, clean: Prompts, corrupted: Prompts, freeze_mlps: bool) -> _Ends:
+    _base_and_source(clean, corrupted, "noise")
+    layers = range(shape_of(model)[0])
+    heads = [Site("z", layer) for layer in layers]
+    frozen = heads + ([Site("mlp_out", layer) for layer in layers] if freeze_mlps else [])
+    _, kept = read(model, clean, frozen)
+    return _Ends([Do(site, kept[site]) for site in frozen], read(model, corrupted, heads)[1])
+
+
 def path_patch(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, sender: tuple[int, int],
                receivers: Sequence[Receiver] = (Receiver(),), *, freeze_mlps: bool = False,
-               positions: int | Each | None = None) -> Float[torch.Tensor, "prompt"]:
+               positions: int | Each | None = None, ends: _Ends | None = None) -> Float[torch.Tensor, "prompt"]:
     """Outcome of the clean run when only the path sender head -> receivers carries the corrupted signal.
 
     First a clean run in which the sender writes its corrupted output and every other head is held at its clean
     one (MLPs too, if `freeze_mlps`): what arrives at the receivers is recorded. Then a clean run in which the receivers get
-    just that. `positions` limits the sender (None: all). Wang et al. 2022, appendix B.
+    just that. `positions` limits the sender (None: all); `ends` saves `path_map` reading the same for every sender.
+    Wang et al. 2022, appendix B.
     """
-    _base_and_source(clean, corrupted, "noise")
-    layers = shape_of(model)[0]
-    frozen = [Site("z", layer) for layer in range(layers)]
-    frozen += [Site("mlp_out", layer) for layer in range(layers)] if freeze_mlps else []
-    sending = Site("z", sender[0], positions, sender[1])
-    _, kept = read(model, clean, frozen)
-    _, sent = read(model, corrupted, [sending])
+    ends, layers = ends or _ends(model, clean, corrupted, freeze_mlps), shape_of(model)[0]
+    site, everyone = Site("z", sender[0], positions, sender[1]), torch.arange(len(clean), device=clean.tokens.device)
+    validate(model, site, clean.tokens)
+    said = ends.corrupted[site.whole]
+    said = said[everyone[:, None], positions_of(site, said.shape[1], everyone)][..., columns_of(model, site, said.shape[-1])]
+    sending = Do(site, said)
     arriving = [receiver.site(layers) for receiver in receivers]
-    hold = [Do(site, kept[site]) for site in frozen] + [Do(sending, sent[sending])]
-    _, received = read(model, clean, arriving, hold)
+    _, received = read(model, clean, arriving, [*ends.hold, sending])
     logits = at_end(model, clean, [Do(site, received[site]) for site in arriving])
-    return outcome(logits, torch.arange(len(clean), device=logits.device)).float().cpu()
+    return outcome(logits, everyone).float().cpu()
 
 
 def path_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, receivers: Sequence[Receiver] = (Receiver(),),
@@ -141,9 +156,8 @@ def path_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, receiv
     (layers, heads) = shape_of(model)
     last = max(layers if r.layer is None else r.layer for r in receivers)
     chosen = set(senders) if senders is not None else {(l, h) for l in range(last) for h in range(heads)}
-    patched = torch.full((layers, heads, len(clean)), float("nan"))
+    patched, ends = torch.full((layers, heads, len(clean)), float("nan")), _ends(model, clean, corrupted, freeze_mlps)
     for layer, head in sorted(chosen):
-        patched[layer, head] = path_patch(model, clean, corrupted, outcome, (layer, head), receivers,
-                                          freeze_mlps=freeze_mlps)
+        patched[layer, head] = path_patch(model, clean, corrupted, outcome, (layer, head), receivers, ends=ends)
     return PatchMap(patched, _outcome_at_end(model, clean, outcome), _outcome_at_end(model, corrupted, outcome), "path",
                     "noise", tuple(map(str, range(layers))), tuple(map(str, range(heads))))

@@ -43,7 +43,7 @@ def call(attempt: Callable, *args: Any, **kwargs: Any) -> Any:
     """
     require(callable(attempt), f"expected a function, got {_kind(attempt)}.")
     try:
-        names = inspect.signature(attempt).bind(*args, **kwargs).arguments
+        names = _arguments(attempt, args, kwargs)
     except TypeError as error:
         shown = ", ".join([_kind(value) for value in args] + [f"{name}=..." for name in kwargs])
         raise ExerciseError(f"it cannot be called with ({shown}): {error}.") from None
@@ -56,11 +56,20 @@ def call(attempt: Callable, *args: Any, **kwargs: Any) -> Any:
     finally:
         left = sum(_remove_new_hooks(model, old) for model, old in zip(models, before))
     require(not left, f"it left {left} hook{'s' * (left != 1)} on the model: remove each one when you are done.")
-    given = inspect.signature(attempt).bind(*given_args, **given_kwargs).arguments
+    given = _arguments(attempt, given_args, given_kwargs)
     for name in names:
         require(_same(names[name], given[name]), f"it changed its argument `{name}`: work on a copy.")
     require(result is not None, "it returned None: is `return` missing?")
     return result
+
+
+def _arguments(attempt: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """Arguments by name; by number for builtins such as `max`, which tell no signature."""
+    try:
+        signature = inspect.signature(attempt)
+    except ValueError:
+        return {**{f"number {i}": value for i, value in enumerate(args, 1)}, **kwargs}
+    return signature.bind(*args, **kwargs).arguments
 
 
 def tensor_like(result: Any, shape: Mapping[str, int] | Sequence[int] | None = None,
