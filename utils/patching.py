@@ -11,6 +11,7 @@ from typing import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
+from tqdm import tqdm
 
 from .interventions import Do, Each, Site, at_end, heads_at, read, shape_of, sweep
 from .metrics import Interval, Outcome, recovery, recovery_interval
@@ -151,13 +152,14 @@ def path_patch(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, send
 
 
 def path_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, receivers: Sequence[Receiver] = (Receiver(),),
-             *, senders: Iterable[tuple[int, int]] | None = None, freeze_mlps: bool = False) -> PatchMap:
+             *, senders: Iterable[tuple[int, int]] | None = None, freeze_mlps: bool = False,
+             progress: bool = False) -> PatchMap:
     """`path_patch` from every head (or only `senders`; the others are NaN) to the receivers, as a noising map."""
     (layers, heads) = shape_of(model)
     last = max(layers if r.layer is None else r.layer for r in receivers)
     chosen = set(senders) if senders is not None else {(l, h) for l in range(last) for h in range(heads)}
     patched, ends = torch.full((layers, heads, len(clean)), float("nan")), _ends(model, clean, corrupted, freeze_mlps)
-    for layer, head in sorted(chosen):
+    for layer, head in tqdm(sorted(chosen), desc="path patching", disable=not progress, leave=False):
         patched[layer, head] = path_patch(model, clean, corrupted, outcome, (layer, head), receivers, ends=ends)
     return PatchMap(patched, _outcome_at_end(model, clean, outcome), _outcome_at_end(model, corrupted, outcome), "path",
                     "noise", tuple(map(str, range(layers))), tuple(map(str, range(heads))))
