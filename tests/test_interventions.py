@@ -6,7 +6,7 @@ from small_models import HEADS, LANGUAGE_MODELS, LAYERS, PATHS, WIDTH, bridge, n
 
 from utils.interventions import Do, Each, Site, at_end, read, run, shape_of, sweep
 from utils.metrics import LogitDifference
-from utils.models import CourseError, Prompts
+from utils.models import CourseError
 from utils.sites import KINDS
 
 OUTCOME = LogitDifference(torch.tensor([3, 50, 7]), torch.tensor([9, 4, 60]))

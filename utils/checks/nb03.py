@@ -133,7 +133,7 @@ def _(attempt):
 
 @exercise("3.2 patch_residual", reference=patch_residual, difficulty=2, minutes=6)
 def _(attempt):
-    (clean, corrupted), (cache, _) = _pair(), _caches()
+    (_, corrupted), (cache, _) = _pair(), _caches()
     patch = lambda layer, position: _written(corrupted, cache, "resid_pre", layer, position)
     for layer, position in ((2, CHANGED + 1), (2, CHANGED), (2, POSITIONS - 1)):
         found = _like_logits(call(attempt, _model(), corrupted, cache, layer, position))
