@@ -163,13 +163,15 @@ def read(model, prompts: Prompts | torch.Tensor, sites: Iterable[Site],
 
 
 @torch.no_grad()
-def sweep(model, prompts: Prompts, rows: Sequence[Sequence[Do]], outcome: Outcome, *, batch_size: int = 256,
-          progress: str | None = None) -> Float[torch.Tensor, "row prompt"]:
+def sweep(model, prompts: Prompts, rows: Sequence[Sequence[Do]], outcome: Outcome, *, always: Sequence[Do] = (),
+          batch_size: int = 256, progress: str | None = None) -> Float[torch.Tensor, "row prompt"]:
     """The outcome of every row of interventions on every prompt, [row, prompt].
 
-    A row is a list of `Do` that act together; an empty row is the plain run. Rows and prompts share batches of
-    `batch_size`; its size changes memory and time, not the numbers. `progress` names a progress bar.
+    A row is a list of `Do` that act together; an empty row is the plain run. `always` acts in every row, before what the
+    row writes itself. Rows and prompts share batches of `batch_size`; its size changes memory and time, not the numbers.
+    `progress` names a progress bar.
     """
+    rows = [[*always, *row] for row in rows]
     if batch_size < 1:
         raise CourseError(f"batch_size must be at least 1, not {batch_size}")
     for row in rows:

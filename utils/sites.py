@@ -106,7 +106,12 @@ def is_bridge(model) -> bool:
 
 
 def address(model, site: Site) -> Address:
-    """Find the module behind a site. Raises CourseError for a family or an activation that is not supported."""
+    """Find the module behind a site. Raises CourseError for a family or an activation that is not supported.
+
+    A model that knows its own modules says so with a method `address_of(site)`.
+    """
+    if hasattr(model, "address_of"):
+        return model.address_of(site)
     if is_bridge(model):
         name = BRIDGE_NAMES.get(site.kind, f"hook_{site.kind}")
         name = name if site.layer is None else f"blocks.{site.layer}.{name}"
