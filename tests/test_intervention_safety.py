@@ -44,8 +44,8 @@ def test_hooks_are_gone_after_success_and_failure_and_others_stay(bridged, name)
 
 
 def test_a_site_that_cannot_be_reached_leaves_no_hook():
-    model = plain("llama")
-    with pytest.raises(CourseError, match="'q' cannot be reached in a 'llama' model as it is; load it with"):
+    model = plain("bert")
+    with pytest.raises(CourseError, match="'q' cannot be reached in a 'bert' model as it is; load it with"):
         read(model, random_prompts(), [Site("z", 0), Site("q", 0)])
     assert hooks_on(model) == 0
 

@@ -13,11 +13,10 @@ UTILS = Path(utils.__file__).parent
 ROOT = UTILS.parent
 FLOORS = {"templates": 0, "start": 0,                                         # the ground: words, versions
           "models": 1, "tasks": 1, "metrics": 1, "published": 1, "causal_models": 1,
-          "sites": 2,
-          "interventions": 3,
-          "decoding": 4, "patching": 4, "induction": 4, "tracing": 4, "masking": 4, "alignment": 4, "disentangling": 4,
-          "plots": 5, "widgets": 5,
-          "checks": 6, "authoring": 6}
+          "sites": 2, "writing": 3, "anatomy": 3, "hooked": 4, "reuse": 4, "interventions": 5,
+          "decoding": 6, "patching": 6, "induction": 6, "tracing": 6, "masking": 6, "alignment": 6, "disentangling": 6,
+          "plots": 7, "widgets": 7,
+          "checks": 8, "authoring": 8}
 # `training` holds the recipes: they may use everything, and nobody imports them
 
 

@@ -43,6 +43,21 @@ class LogitDifference:
     def __call__(self, logits: Logits, index: Index) -> Float[torch.Tensor, "row"]:
         return logit_difference(logits, self.correct[index], self.wrong[index])
 
+    def narrow(self) -> tuple[Int[torch.Tensor, "token"], LogitDifference]:
+        """The tokens it looks at, and the same outcome for logits of only these tokens."""
+        tokens, places = torch.stack([self.correct, self.wrong]).unique(return_inverse=True)
+        return tokens, LogitDifference(*places)
+
+
+@dataclass(frozen=True)
+class OfPart:
+    """An outcome for some prompts out of many: prompt 0 of the part is prompt `start` of all."""
+    outcome: Outcome
+    start: int
+
+    def __call__(self, logits: Logits, index: Index) -> Float[torch.Tensor, "row"]:
+        return self.outcome(logits, index + self.start)
+
 
 @dataclass(frozen=True)
 class Probability:
