@@ -46,6 +46,7 @@ class Anatomy:
     heads: int
     key_heads: int
     classifies: bool
+    up_matrices: int = 1  # two where neurons have a gate
 
     def logits(self, stream: Float[Tensor, "*batch width"], tokens: Int[Tensor, "token"] | None = None) -> Tensor:
         """Logits of all tokens (or classes), or only of some; [*batch, token]."""
@@ -99,7 +100,7 @@ def _llama(model, config) -> dict:
                      inner(layer.post_attention_layernorm), lambda x: act(gate(x)) * up(x), inner(mlp.down_proj))
 
     return dict(blocks=[block(layer) for layer in core.layers], embed=inner(core.embed_tokens), norm=inner(core.norm),
-                angles=_rotated(core, config), place=lambda x, positions: x)
+                angles=_rotated(core, config), place=lambda x, positions: x, up_matrices=2)
 
 
 def _gpt_neox(model, config) -> dict:
@@ -142,17 +143,24 @@ def take_apart(model) -> Anatomy | None:
 _TRUSTED: WeakKeyDictionary = WeakKeyDictionary()  # model: (version of its weights, longest prompt compared, equal)
 
 
+OWN_HOOKS = ("transformer_lens.model_bridge.", "transformers.")  # these libraries watch their own passes; they change nothing
+
+
 def hooked_by_others(model) -> bool:
-    """True if any module has a hook, which a pass through the pieces would not call."""
-    return any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    """True if somebody hooked a module: a pass through the pieces would not call these hooks."""
+    hooks = (hook for m in model.modules() if m._forward_hooks or m._forward_pre_hooks
+             for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
+    return any(not (getattr(hook, "__module__", None) or "").startswith(OWN_HOOKS) for hook in hooks)
 
 
 def _readable(anatomy: Anatomy, prompts: Prompts) -> bool:
-    """True if the prompts are padded on the right and end where the model looks for their end."""
+    """True if the prompts are padded on the right, and a classifier finds their ends where they are."""
     places, ends = torch.arange(prompts.mask.shape[1], device=prompts.mask.device), prompts.ends
-    padding = getattr(anatomy.model.config, "pad_token_id", None) if anatomy.classifies else None
+    if not (prompts.mask == (places <= ends[:, None])).all():
+        return False
     last = prompts.tokens[torch.arange(len(ends), device=ends.device), ends]
-    return bool((prompts.mask == (places <= ends[:, None])).all()) and not bool((last == padding).any() if padding else False)
+    padding = anatomy.model.config.pad_token_id if anatomy.classifies else None
+    return padding is None or not (last == padding).any()
 
 
 def anatomy_of(model, prompts: Prompts, equal: Callable[[Anatomy, Prompts], bool]) -> Anatomy | None:

@@ -14,11 +14,11 @@ from typing import Iterable, Sequence
 import torch
 from jaxtyping import Float
 
-from . import hooked, reuse
+from . import hooked, passes, reuse
 from .anatomy import Anatomy, anatomy_of
 from .metrics import Outcome
 from .models import CourseError, Prompts
-from .reuse import count_arithmetic
+from .passes import count_arithmetic
 from .sites import Each, Site, address, heads_at, shape_of, validate
 from .writing import Do, validate_value
 
@@ -43,8 +43,7 @@ def _equal(anatomy: Anatomy, prompts: Prompts) -> bool:
     """True if the pieces, put together again, give the logits of the model itself (on the longest prompt)."""
     longest = prompts.ends.argmax()
     one = _as_prompts(prompts.tokens[longest:longest + 1, :prompts.ends[longest] + 1])
-    (ours, _), (own, _) = (path(model, one, [], [], True) for path, model in
-                           ((reuse.read, anatomy), (hooked.read, anatomy.model)))
+    (ours, _), (own, _) = passes.read(anatomy, one, [], [], True), hooked.read(anatomy.model, one, [], [], True)
     return ours.shape == own.shape and bool((ours - own).abs().max() <= 1e-5 * (own.max() - own.min()))
 
 
@@ -52,7 +51,7 @@ def _anatomy(model, prompts: Prompts, sites: Iterable[Site]) -> Anatomy | None:
     """The pieces of the model where they may be used. Raises CourseError for an activation that the model does not have."""
     anatomy = anatomy_of(model, prompts, _equal)
     for kind, layer in {(site.kind, site.layer) for site in sites}:
-        if anatomy is None or kind not in ("q", "k", "v"):  # these three have no module of their own in every family
+        if anatomy is None or (kind == "resid_mid" and anatomy.blocks[layer].parallel):
             address(model, Site(kind, layer))
     return anatomy
 
@@ -78,7 +77,7 @@ def read(model, prompts: Prompts | torch.Tensor, sites: Iterable[Site], interven
     prompts, sites, interventions = _as_prompts(prompts), list(sites), list(interventions)
     _validate(model, prompts, sites, interventions)
     anatomy = _anatomy(model, prompts, [*sites, *(do.site for do in interventions)])
-    path, model = (hooked, model) if anatomy is None else (reuse, anatomy)
+    path, model = (hooked, model) if anatomy is None else (passes, anatomy)
     return path.read(model, prompts, sites, interventions, end_only)
 
 

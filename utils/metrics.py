@@ -58,6 +58,15 @@ class OfPart:
     def __call__(self, logits: Logits, index: Index) -> Float[torch.Tensor, "row"]:
         return self.outcome(logits, index + self.start)
 
+    def narrow(self) -> tuple[Int[torch.Tensor, "token"] | None, OfPart]:
+        tokens, outcome = narrowed(self.outcome)
+        return tokens, OfPart(outcome, self.start)
+
+
+def narrowed(outcome: Outcome) -> tuple[Int[torch.Tensor, "token"] | None, Outcome]:
+    """The tokens an outcome looks at, and the same outcome for logits of only these; (None, itself) if it needs all."""
+    return outcome.narrow() if hasattr(outcome, "narrow") else (None, outcome)
+
 
 @dataclass(frozen=True)
 class Probability:
@@ -94,7 +103,7 @@ def recovery(patched: Float[torch.Tensor, "*cell prompt"], corrupted: Float[torc
     prompt would let a prompt with a tiny total effect dominate). Raises ValueError if the total effect is zero.
     """
     total = (clean - corrupted).mean()
-    if total.abs() < 1e-9:
+    if total.abs() <= 1e-6 * torch.maximum(clean.abs(), corrupted.abs()).mean():  # nothing but rounding
         raise ValueError("clean and corrupted prompts give the same outcome, so there is no effect to recover")
     return (patched - corrupted).mean(-1) / total
 

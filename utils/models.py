@@ -191,6 +191,10 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __getitem__(self, part: slice) -> Prompts:
+        """Some of the prompts, padded as they are."""
+        return Prompts(self.tokens[part], self.mask[part], self.ends[part], self.labels[part])
+
     @property
     def equal_length(self) -> bool:
         return bool((self.mask == 1).all())

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from .interventions import Do, Each, Site, at_end, heads_at, read, shape_of, sweep
-from .metrics import Interval, Outcome, recovery, recovery_interval
+from .metrics import Interval, OfPart, Outcome, recovery, recovery_interval
 from .models import CourseError, Prompts, differing_positions
 from .sites import columns_of, is_causal, positions_of, validate
 
@@ -53,32 +53,49 @@ def _base_and_source(clean: Prompts, corrupted: Prompts, direction: str) -> tupl
     return (corrupted, clean) if direction == "denoise" else (clean, corrupted)
 
 
-def _outcome_at_end(model, prompts: Prompts, outcome: Outcome) -> Float[torch.Tensor, "prompt"]:
-    return outcome(at_end(model, prompts), torch.arange(len(prompts), device=prompts.tokens.device)).float().cpu()
+def _read_source(model, source: Prompts, outcome: Outcome, sites: Sequence[Site]) -> tuple[torch.Tensor, dict]:
+    """Outcome at the end of each prompt, [prompt], and the activations that will be written elsewhere."""
+    logits, values = read(model, source, sites, end_only=True)
+    return outcome(logits, torch.arange(len(source), device=logits.device)).float().cpu(), values
+
+
+def _cells(model, kind: str, differ: torch.Tensor, width: int) -> list[tuple[int, int]]:
+    """(layer, position) at which the two runs may differ. differ: positions of the tokens that do.
+
+    Where attention looks only back, nothing differs before the first of them; entering block 0, only their own positions do.
+    """
+    differ, layers = differ.tolist(), range(shape_of(model)[0])
+    first = min(differ, default=width) if is_causal(model) else 0
+    at_once = kind == "resid_pre" and is_causal(model)
+    return [(layer, p) for layer in layers for p in (differ if at_once and layer == 0 else range(first, width))]
 
 
 def position_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *, kind: str = "resid_pre",
                  direction: str = "denoise", batch_size: int = 256, progress: bool = False) -> PatchMap:
     """Patch one activation `kind` at every layer and position; all prompts of one length.
 
-    Where attention looks only back, both runs are the same before the first differing token: those cells are not computed.
-    Raises CourseError if clean and corrupted prompts differ in length, among themselves or pairwise.
+    Cells at which both runs are the same are not computed. Prompts are taken in parts of `batch_size`, so that memory does
+    not grow with their number. Raises CourseError if clean and corrupted prompts differ in length, among themselves or
+    pairwise.
     """
     base, source = _base_and_source(clean, corrupted, direction)
     if not clean.equal_length:
         raise CourseError("a map over positions needs prompts of one length; use one template, or a map over heads")
     layers, width = shape_of(model)[0], clean.tokens.shape[1]
-    first = min(differing_positions(clean, corrupted).tolist(), default=0) if is_causal(model) else 0
-    _, values = read(model, source, [Site(kind, layer) for layer in range(layers)])
-    rows = [[Do(Site(kind, layer, position), values[Site(kind, layer)][:, position])]
-            for layer in range(layers) for position in range(first, width)]
-    bar = f"patching {kind}" if progress else None
-    before = _outcome_at_end(model, base, outcome)
-    patched = before.repeat(layers, width, 1)
-    patched[:, first:] = sweep(model, base, rows, outcome, batch_size=batch_size, progress=bar).view(layers, -1, len(base))
+    cells = _cells(model, kind, differing_positions(clean, corrupted), width)
+    patched, ends = torch.empty(layers, width, len(base)), []
+    for start in range(0, len(base), batch_size):
+        part, own = slice(start, start + batch_size), OfPart(outcome, start)
+        there, values = _read_source(model, source[part], own, [Site(kind, layer) for layer in range(layers)])
+        rows = [[], *([Do(Site(kind, layer, p), values[Site(kind, layer)][:, p])] for layer, p in cells)]
+        bar = f"patching {kind}" if progress else None
+        before, *after = sweep(model, base[part], rows, own, batch_size=batch_size, progress=bar)
+        patched[..., part] = before
+        for (layer, p), value in zip(cells, after):
+            patched[layer, p, part] = value
+        ends.append((before, there))
     columns = tuple(f"{label} {i}" for i, label in enumerate(clean.labels[0]))
-    return PatchMap(patched, before, _outcome_at_end(model, source, outcome), kind, direction,
-                    tuple(map(str, range(layers))), columns)
+    return PatchMap(patched, *map(torch.cat, zip(*ends)), kind, direction, tuple(map(str, range(layers))), columns)
 
 
 def residual_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, **options) -> PatchMap:
@@ -93,10 +110,9 @@ def head_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *, pos
     layers, heads = shape_of(model)[0], heads_at(model, kind)
     where = Each.of(clean.ends) if positions is None else positions
     sites = [Site(kind, layer, where, head) for layer in range(layers) for head in range(heads)]
-    _, values = read(model, source, sites)
-    patched = sweep(model, base, [[Do(site, values[site])] for site in sites], outcome, batch_size=batch_size)
-    return PatchMap(patched.view(layers, heads, len(base)), _outcome_at_end(model, base, outcome),
-                    _outcome_at_end(model, source, outcome), kind, direction,
+    there, values = _read_source(model, source, outcome, sites)
+    before, *patched = sweep(model, base, [[], *([Do(site, values[site])] for site in sites)], outcome, batch_size=batch_size)
+    return PatchMap(torch.stack(patched).view(layers, heads, -1), before, there, kind, direction,
                     tuple(map(str, range(layers))), tuple(map(str, range(heads))))
 
 
@@ -161,5 +177,5 @@ def path_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, receiv
     patched, ends = torch.full((layers, heads, len(clean)), float("nan")), _ends(model, clean, corrupted, freeze_mlps)
     for layer, head in tqdm(sorted(chosen), desc="path patching", disable=not progress, leave=False):
         patched[layer, head] = path_patch(model, clean, corrupted, outcome, (layer, head), receivers, ends=ends)
-    return PatchMap(patched, _outcome_at_end(model, clean, outcome), _outcome_at_end(model, corrupted, outcome), "path",
+    return PatchMap(patched, *(_read_source(model, p, outcome, ())[0] for p in (clean, corrupted)), "path",
                     "noise", tuple(map(str, range(layers))), tuple(map(str, range(heads))))

@@ -102,7 +102,7 @@ FAMILIES |= {name: FAMILIES["llama"] for name in ("qwen2", "qwen3", "mistral", "
 
 
 def is_bridge(model) -> bool:
-    return hasattr(model, "hook_dict") and hasattr(model, "original_model")
+    return hasattr(type(model), "hook_dict")  # asked of the type: a bridge builds the dictionary anew each time
 
 
 def address(model, site: Site) -> Address:
