@@ -161,7 +161,7 @@ def _attention(anatomy: Anatomy, layer: int, qkv: tuple[Tensor, Tensor, Tensor],
 
 
 def block(anatomy: Anatomy, layer: int, x: Float[Tensor, "token width"], strands: Sequence[Strand], base: Base,
-           last: bool = False) -> Float[Tensor, "token width"]:
+          last: bool = False) -> Float[Tensor, "token width"]:
     """One layer, stream in, stream out. With `last`, only the end of each row's prompt leaves it."""
     parts, width = anatomy.blocks[layer], x.shape[-1]
     at = lambda kind, flat: touch(kind, layer, flat, strands)

@@ -26,8 +26,6 @@ VOCABULARY_AT_ONCE = 2 ** 23  # logits held at a time
 ROWS_OF_A_BASE = 4            # the base run kept for a prompt takes about as much memory as so many rows at work
 
 
-# ---------------------------------------------------------------- many rows
-
 @dataclass(frozen=True)
 class Tails:
     """Where rows of interventions part from the base run.
