@@ -39,6 +39,7 @@ LANGUAGE_MODELS = ("gpt2", "llama", "qwen2", "gpt_neox")
 def plain(name):
     """A Hugging Face model whose weights are large enough that its outputs are far from uniform."""
     generator = torch.Generator().manual_seed(1)
+    torch.manual_seed(0)
     model = BUILD[name]().eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter += 0.2 * torch.randn(parameter.shape, generator=generator)

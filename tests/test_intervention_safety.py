@@ -1,7 +1,9 @@
 """The engine leaves nothing behind, and says in one sentence what was wrong (its numbers: test_interventions.py)."""
+import copy
+
 import pytest
 import torch
-from small_models import PATHS, WIDTH, bridge, hooks_on, plain, random_prompts
+from small_models import CONTEXT, PATHS, WIDTH, bridge, hooks_on, plain, random_prompts
 
 from utils.interventions import Do, Each, Site, at_end, read, run, sweep
 from utils.metrics import LogitDifference
@@ -23,7 +25,7 @@ def test_hooks_are_gone_after_success_and_failure_and_others_stay(bridged, name)
     block = (model.original_model if bridged else model).get_submodule(PATHS[name]["block"].format(0))
     foreign = block.register_forward_hook(lambda *_: calls.append(1))
     try:
-        before, plain_logits = hooks_on(model), at_end(model, prompts)
+        plain_logits, before = at_end(model, prompts), hooks_on(model)  # a bridge hooks itself on its first pass
         sites = [Site("resid_pre", 1, 0), Site("z", 1), Site("mlp_post", 2)]
         read(model, prompts, sites, [Do(site, 1.0) for site in sites])
         sweep(model, prompts, [[Do(site, 1.0)] for site in sites], lambda logits, index: logits[:, 0])
@@ -125,3 +127,20 @@ def test_mistakes_are_one_sentence_with_the_range(site, value, message):
 def test_batch_size_below_one():
     with pytest.raises(CourseError, match="batch_size must be at least 1, not 0"):
         sweep(bridge("gpt2"), random_prompts(), [[]], OUTCOME, batch_size=0)
+
+
+@pytest.mark.parametrize("model", [plain("gpt2"), bridge("gpt2"), plain("llama"), plain("bert")])
+def test_prompts_longer_than_the_context_or_empty(model):
+    for call in (lambda prompts: run(model, prompts), lambda prompts: sweep(model, prompts, [[]], OUTCOME)):
+        with pytest.raises(CourseError, match=f"a prompt has {CONTEXT + 1} tokens, but the context of this model ends at {CONTEXT}"):
+            call(random_prompts((CONTEXT + 1,)))
+        call(random_prompts((CONTEXT,) * 3))
+        with pytest.raises(CourseError, match="there is nothing to run: the prompts hold no token"):
+            call(random_prompts((3,))[:0])
+
+
+def test_weights_that_are_not_finite():
+    model = copy.deepcopy(plain("gpt2"))
+    model.transformer.h[1].mlp.c_fc.weight[0, 0] = float("nan")
+    with pytest.raises(CourseError, match="this model gives logits that are NaN or infinite: its weights are damaged"):
+        run(model, random_prompts())

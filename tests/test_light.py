@@ -13,10 +13,12 @@ UTILS = Path(utils.__file__).parent
 ROOT = UTILS.parent
 FLOORS = {"templates": 0, "start": 0,                                         # the ground: words, versions
           "models": 1, "tasks": 1, "metrics": 1, "published": 1, "causal_models": 1,
-          "sites": 2, "writing": 3, "anatomy": 3, "hooked": 4, "reuse": 4, "interventions": 5,
-          "decoding": 6, "patching": 6, "induction": 6, "tracing": 6, "masking": 6, "alignment": 6, "disentangling": 6,
-          "plots": 7, "widgets": 7,
-          "checks": 8, "authoring": 8}
+          "sites": 2, "subjects": 2, "flows": 2, "writing": 3, "anatomy": 3, "layouts": 3,
+          "hooked": 4, "passes": 4,
+          "reuse": 5, "interventions": 6,
+          "decoding": 7, "patching": 7, "induction": 7, "tracing": 7, "masking": 7, "alignment": 7, "disentangling": 7,
+          "plots": 8, "widgets": 8,
+          "checks": 9, "authoring": 9}
 # `training` holds the recipes: they may use everything, and nobody imports them
 
 

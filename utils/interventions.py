@@ -19,7 +19,7 @@ from .anatomy import Anatomy, anatomy_of
 from .metrics import Outcome
 from .models import CourseError, Prompts
 from .passes import count_arithmetic
-from .sites import Each, Site, address, heads_at, shape_of, validate
+from .sites import Each, Site, address, context_of, heads_at, shape_of, validate
 from .writing import Do, validate_value
 
 __all__ = ["Do", "Each", "Site", "at_end", "count_arithmetic", "heads_at", "read", "run", "shape_of", "sweep"]
@@ -33,6 +33,11 @@ def _as_prompts(prompts: Prompts | torch.Tensor) -> Prompts:
 
 
 def _validate(model, prompts: Prompts, sites: Iterable[Site], interventions: Iterable[Do]) -> None:
+    width, limit = prompts.tokens.shape[1], context_of(model)
+    if not prompts.tokens.numel():
+        raise CourseError("there is nothing to run: the prompts hold no token")
+    if limit is not None and width > limit:
+        raise CourseError(f"a prompt has {width} tokens, but the context of this model ends at {limit}")
     for site in [*sites, *(do.site for do in interventions)]:
         validate(model, site, prompts.tokens)
     for do in interventions:
@@ -44,6 +49,8 @@ def _equal(anatomy: Anatomy, prompts: Prompts) -> bool:
     longest = prompts.ends.argmax()
     one = _as_prompts(prompts.tokens[longest:longest + 1, :prompts.ends[longest] + 1])
     (ours, _), (own, _) = passes.read(anatomy, one, [], [], True), hooked.read(anatomy.model, one, [], [], True)
+    if not own.isfinite().all():
+        raise CourseError("this model gives logits that are NaN or infinite: its weights are damaged, load them again")
     return ours.shape == own.shape and bool((ours - own).abs().max() <= 1e-5 * (own.max() - own.min()))
 
 

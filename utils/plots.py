@@ -7,7 +7,8 @@ from __future__ import annotations
 import base64
 import html
 import io
-from typing import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Sequence
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -15,6 +16,10 @@ import numpy as np
 import seaborn as sns
 
 from .metrics import Interval
+from .models import CourseError
+
+if TYPE_CHECKING:
+    from .flows import HiddenFlow
 
 PALETTE = sns.color_palette("colorblind")
 DIVERGING, SEQUENTIAL, MISSING = "RdBu_r", "viridis", "#9a9a9a"
@@ -153,3 +158,44 @@ def stream_picture(layers: int, title: str = "Every part reads from the residual
     axes.set(title=title, xlim=(-1.9, layers + 2.1), ylim=(-1.15, 1.15))
     axes.axis("off")
     return figure
+
+
+# ---------------------------------------------------------------- causal traces
+
+FLOW_LOOKS = {"hidden": ("Purples", "hidden state"), "mlp": ("Greens", "MLP output"), "attention": ("Reds", "attention output")}
+
+
+def plot_hidden_flow_heatmap(flow: HiddenFlow, *, title: str | None = None, savepath: str | Path | None = None):
+    """A causal trace as ROME draws it: tokens downwards, those of the subject starred, layers to the right.
+
+    Colours start at the score of the corrupted run; cells that were not computed are grey. `savepath` also writes the figure
+    there, in the format of its suffix. Raises CourseError for a suffix that matplotlib does not know.
+    """
+    palette, name = FLOW_LOOKS[flow.kind]
+    scores, low = flow.scores.numpy(), flow.low_score
+    labels = [_printable(token) + "*" * (i in range(*flow.subject_range)) for i, token in enumerate(flow.input_tokens)]
+    figure, axes = _figure(0.3 * scores.shape[1] + 3.2, 0.24 * len(labels) + 1.4)
+    axes.set_facecolor(MISSING)
+    top = max(np.nanmax(scores), low + 1e-6)
+    cells = axes.pcolormesh(np.ma.masked_invalid(scores), cmap=palette, vmin=low, vmax=top, edgecolors="#00000010")
+    axes.invert_yaxis()
+    axes.set_yticks(np.arange(len(labels)) + 0.5, labels)
+    step = 1 + scores.shape[1] // 16
+    axes.set_xticks(np.arange(0, scores.shape[1], step) + 0.5, range(0, scores.shape[1], step))
+    what = f"{name}s of {flow.window} layers" if flow.window > 1 else name
+    axes.set(title=title or f"Restoring the {what} after corrupting the subject",
+             xlabel="layer" if flow.window == 1 else f"centre of the {flow.window} restored layers")
+    figure.colorbar(cells, ax=axes, label=f"p({_printable(flow.answer.strip())})")
+    if savepath is not None:
+        _save(figure, Path(savepath))
+    return figure
+
+
+def _save(figure, path: Path) -> None:
+    """Write the figure, with the folders it needs, in the format of the suffix."""
+    formats = figure.canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats:
+        raise CourseError(f"a figure cannot be saved as {path.name!r}: its name must end in one of "
+                          f"{', '.join('.' + suffix for suffix in sorted(formats))}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, bbox_inches="tight")

@@ -154,6 +154,12 @@ def shape_of(model) -> tuple[int, int]:
     return model.config.num_hidden_layers, model.config.num_attention_heads
 
 
+def context_of(model) -> int | None:
+    """The longest prompt the model can take, in tokens; None if it says nothing about that."""
+    config = model.cfg if is_bridge(model) else model.config
+    return next((getattr(config, name) for name in ("n_ctx", "max_position_embeddings") if getattr(config, name, None)), None)
+
+
 def heads_at(model, kind: str) -> int:
     """Number of heads of one kind of activation (keys and values may be shared by groups of query heads)."""
     if kind in ("k", "v"):
