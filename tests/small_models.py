@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from transformers import (BertConfig, BertForMaskedLM, BertForSequenceClassification, GPT2Config,
                           GPT2ForSequenceClassification, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
-                          LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM)
+                          LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM)
 
 from utils.models import CHECKPOINTS, Prompts, load_model
 
@@ -26,6 +27,8 @@ BUILD = {
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**COMMON, num_key_value_heads=2)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**COMMON, num_key_value_heads=2)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**COMMON, num_key_value_heads=2, head_dim=8)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**COMMON, num_key_value_heads=2, sliding_window=4)),
     "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**COMMON)),
     "gpt_neox_sequential": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**COMMON, use_parallel_residual=False)),
     "bert": lambda: BertForMaskedLM(BertConfig(**COMMON)),
@@ -96,7 +99,7 @@ BERT = {"block": "bert.encoder.layer.{}", "attn_out": "attention.output.dense", 
         "mlp_out": "output.dense", "mlp_post": "output.dense", "embed": "bert.embeddings.word_embeddings"}
 PATHS = {"gpt2": {"block": "transformer.h.{}", "attn_out": "attn", "z": "attn.c_proj", "mlp_out": "mlp",
                   "mlp_post": "mlp.c_proj", "embed": "transformer.wte", "qkv": "attn.c_attn"},
-         "llama": LLAMA, "qwen2": LLAMA, "gpt_neox": NEOX, "gpt_neox_sequential": NEOX, "bert": BERT,
+         "llama": LLAMA, "qwen2": LLAMA, "qwen3": LLAMA, "mistral": LLAMA, "gpt_neox": NEOX, "gpt_neox_sequential": NEOX, "bert": BERT,
          "bert_classifier": BERT}
 PATHS["gpt2_classifier"] = PATHS["gpt2"]
 INPUTS = ("resid_pre", "z", "mlp_post")   # activations that are the input of a module

@@ -13,8 +13,8 @@ from utils.metrics import LogitDifference, LogProbability, OfPart, Probability, 
 from utils.models import Prompts
 from utils.sites import KINDS
 
-CAUSAL = ("gpt2", "llama", "qwen2", "gpt_neox", "gpt_neox_sequential", "gpt2_classifier")
-MODELS = [(plain, name) for name in CAUSAL] + [(bridge, name) for name in ("gpt2", "llama", "qwen2", "gpt_neox")]
+CAUSAL = ("gpt2", "llama", "qwen2", "qwen3", "gpt_neox", "gpt_neox_sequential", "gpt2_classifier")
+MODELS = [(plain, name) for name in CAUSAL] + [(bridge, name) for name in ("gpt2", "llama", "qwen2", "qwen3", "gpt_neox")]
 LENGTHS = {0: (7, 4, 6, 7), 1: (7, 7, 7, 7)}  # of the prompts, for even and odd seeds
 
 
@@ -203,6 +203,14 @@ def test_pieces_that_do_not_give_the_models_logits_are_not_used():
     assert (own - reference(input_ids=prompts.tokens).logits[:, -1]).abs().max() > 1e-3
     assert take_apart(model) is not None and not used(model)
     assert torch.allclose(at_end(model, prompts), own, atol=1e-5)
+
+
+def test_a_sliding_window_is_noticed_where_prompts_are_longer_than_it():
+    model = plain("mistral")
+    assert used(model, random_prompts((4, 3)))
+    prompts = random_prompts((7, 7))
+    assert not used(model, prompts)
+    assert torch.allclose(at_end(model, prompts), model(input_ids=prompts.tokens).logits[:, -1], atol=1e-6)
 
 
 def test_changed_weights_are_seen_and_compared_again():

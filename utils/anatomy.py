@@ -31,6 +31,7 @@ class Block:
     up: Callable[[Tensor], Tensor]
     down: Callable[[Tensor], Tensor]
     parallel: bool = False  # attention and MLP read the same stream
+    norm_heads: tuple[Callable, Callable] | None = None  # of queries and of keys, head by head, before any rotation
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def _llama(model, config) -> dict:
         projections = [inner(getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj")]
         gate, up, act = inner(mlp.gate_proj), inner(mlp.up_proj), mlp.act_fn
         return Block(inner(layer.input_layernorm), lambda x: tuple(p(x) for p in projections), inner(attention.o_proj),
-                     inner(layer.post_attention_layernorm), lambda x: act(gate(x)) * up(x), inner(mlp.down_proj))
+                     inner(layer.post_attention_layernorm), lambda x: act(gate(x)) * up(x), inner(mlp.down_proj),
+                     norm_heads=tuple(inner(getattr(attention, n)) for n in ("q_norm", "k_norm")) if hasattr(attention, "q_norm") else None)
 
     return dict(blocks=[block(layer) for layer in core.layers], embed=inner(core.embed_tokens), norm=inner(core.norm),
                 angles=_rotated(core, config), place=lambda x, positions: x, up_matrices=2)
@@ -121,7 +123,7 @@ def _gpt_neox(model, config) -> dict:
                 norm=inner(core.final_layer_norm), angles=_rotated(core, config), place=lambda x, positions: x)
 
 
-FAMILIES = {"gpt2": _gpt2, "gpt_neox": _gpt_neox, "llama": _llama, "qwen2": _llama, "mistral": _llama}
+FAMILIES = {"gpt2": _gpt2, "gpt_neox": _gpt_neox, "llama": _llama, "qwen2": _llama, "qwen3": _llama, "mistral": _llama}
 HEADS = ("lm_head", "embed_out", "score")
 
 

@@ -147,7 +147,8 @@ def _attention(anatomy: Anatomy, layer: int, qkv: tuple[Tensor, Tensor, Tensor],
     """Attention of one strand, behind the keys and values of the base run; with `last`, only of the ends."""
     heads, first = (anatomy.heads, anatomy.key_heads, anatomy.key_heads), strand.frame.first
     q, k, v = (x.unflatten(-1, (n, -1)) for x, n in zip(qkv, heads))
-    q, k = _rotate(q, base.angles, first), _rotate(k, base.angles, first)
+    norms = anatomy.blocks[layer].norm_heads
+    q, k = (_rotate(norms[i](x) if norms else x, base.angles, first) for i, x in enumerate((q, k)))
     if strand.stage is None:      # this is the base run
         base.keys.append(k)
         base.values.append(v)
