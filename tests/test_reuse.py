@@ -51,6 +51,8 @@ def problem(load, name, seed):
     widths = {kind: read(model, prompts, [site])[1][site].shape[-1] for kind, site in sites.items()}
     draw = lambda: random_do(list(sites), widths, lengths, rng, generator)
     rows = [[draw() for _ in range(rng.randrange(1, 4))] for _ in range(12)] + [[]]
+    pool = [draw() for _ in range(4)]          # rows that have writes in common, such as windows
+    rows += [rng.sample(pool, rng.randrange(1, 5)) for _ in range(12)]
     return model, prompts, rows, [draw() for _ in range(rng.randrange(3))]
 
 
@@ -144,6 +146,22 @@ def test_what_the_end_cannot_see_is_not_computed():
         assert arithmetic([[Do(site, 1.0)]], prompts) > base, site
     padded = random_prompts((7, 4))
     assert arithmetic([[Do(Site("resid_pre", 0, 5), 1.0)]], padded) < arithmetic([[Do(Site("resid_pre", 0, 3), 1.0)]], padded)
+
+
+def test_rows_that_begin_alike_are_one_row_as_long_as_they_are_alike():
+    prompts, value = random_prompts((7,)), torch.randn(LAYERS, WIDTH, generator=torch.Generator().manual_seed(0))
+    window = lambda end: [Do(Site("mlp_out", layer, 3), value[layer]) for layer in range(end)]
+    costs = [arithmetic(rows, prompts) - arithmetic([[]], prompts) for rows in
+             ([window(3)], [window(3), window(2)], [window(3), window(2), window(1)], [window(3)] * 5)]
+    unembedding = 2 * WIDTH * VOCAB
+    last = costs[1] - costs[0]                       # window(2) parts in the last block
+    assert last == 2 * (3 * WIDTH ** 2 * 4 + 9 * WIDTH ** 2) + 4 * 7 * WIDTH + unembedding
+    assert costs[2] - costs[1] > last and costs[3] - costs[0] == 4 * unembedding
+    other = [Do(Site("mlp_out", 0, 3), value[0].clone()), *window(3)[1:]]   # equal numbers, but nobody knows
+    assert arithmetic([window(3), other], prompts) - arithmetic([[]], prompts) == 2 * costs[0]
+    rows = [window(3), window(2), window(1), other, window(3)]
+    expected = hooked.sweep(plain("gpt2"), prompts, rows, first_logit, [], 64, None)
+    assert torch.allclose(sweep(plain("gpt2"), prompts, rows, first_logit), expected, atol=1e-5)
 
 
 def test_counters_stop_when_they_are_left_also_by_an_error():

@@ -97,9 +97,10 @@ def _llama(model, config) -> dict:
         attention, mlp = inner(layer.self_attn), inner(layer.mlp)
         projections = [inner(getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj")]
         gate, up, act = inner(mlp.gate_proj), inner(mlp.up_proj), mlp.act_fn
+        norms = tuple(inner(getattr(attention, name)) for name in ("q_norm", "k_norm") if hasattr(attention, name))
         return Block(inner(layer.input_layernorm), lambda x: tuple(p(x) for p in projections), inner(attention.o_proj),
                      inner(layer.post_attention_layernorm), lambda x: act(gate(x)) * up(x), inner(mlp.down_proj),
-                     norm_heads=tuple(inner(getattr(attention, n)) for n in ("q_norm", "k_norm")) if hasattr(attention, "q_norm") else None)
+                     norm_heads=norms or None)
 
     return dict(blocks=[block(layer) for layer in core.layers], embed=inner(core.embed_tokens), norm=inner(core.norm),
                 angles=_rotated(core, config), place=lambda x, positions: x, up_matrices=2)

@@ -19,10 +19,12 @@ from .anatomy import Anatomy, anatomy_of
 from .metrics import Outcome
 from .models import CourseError, Prompts
 from .passes import count_arithmetic
+from .reuse import prompts_at_once
 from .sites import Each, Site, address, context_of, heads_at, shape_of, validate
 from .writing import Do, validate_value
 
-__all__ = ["Do", "Each", "Site", "at_end", "count_arithmetic", "heads_at", "read", "run", "shape_of", "sweep"]
+__all__ = ["Do", "Each", "Site", "at_end", "count_arithmetic", "heads_at", "prompts_at_once",
+           "read", "run", "shape_of", "sweep"]
 
 
 def _as_prompts(prompts: Prompts | torch.Tensor) -> Prompts:

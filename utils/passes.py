@@ -61,15 +61,15 @@ class Plan:
             self.reads.setdefault((site.kind, site.layer), []).append(site)
 
     def add(self, do: Do, rows: Int[Tensor, "entry"] | None) -> None:
-        """Write in these rows (None: in all). Rows of one entry enter the pass at the same layer."""
+        """Write in these rows (None: in all), as soon as they are there."""
         self.writes.setdefault((do.site.kind, do.site.layer), []).append((do, rows))
 
     def touch(self, kind: str, layer: int | None, tensor: Float[Tensor, "row position width"], frame: Frame) -> None:
         """Write, in place, what is planned here, and keep what is wanted."""
         everyone = torch.arange(len(tensor), device=tensor.device)
         for do, rows in self.writes.get((kind, layer), ()):
-            rows = everyone if rows is None else rows
-            if rows[0] < len(tensor):
+            rows = everyone if rows is None else rows[rows < len(tensor)]
+            if len(rows):
                 write(tensor, self.model, do, rows, self.prompts[rows], frame)
         for site in self.reads.get((kind, layer), ()):
             where = everyone[:, None], positions_of(site, frame.width, everyone)
@@ -92,7 +92,8 @@ class Strand:
     frame: Frame
     ends: Int[Tensor, "row"]          # end of the prompt of each row
     local: Int[Tensor, "row"]         # its place in the base run
-    stage: Int[Tensor, "row"] | None = None
+    stage: Int[Tensor, "row"] | None = None   # at which it joins: see `reuse`; None in a base run
+    parent: Int[Tensor, "row"] | None = None  # the row it is a copy of when it joins; -1: of the base run
     rows: int = 0                     # those that have joined so far
 
     @property
@@ -195,8 +196,8 @@ class Base:
     final: Tensor | None = None
 
 
-def full_pass(anatomy: Anatomy, prompts: Prompts, plan: Plan) -> Base:
-    """All layers and positions of the prompts of a plan."""
+def full_pass(anatomy: Anatomy, prompts: Prompts, plan: Plan, remember: bool = True) -> Base:
+    """All layers and positions of the prompts of a plan. Unless it is to `remember`, only the final stream is kept."""
     members, width = plan.prompts, prompts.tokens.shape[1]
     everywhere = torch.arange(width, device=members.device)
     strand = Strand(plan, Frame(width), prompts.ends[members], members, rows=len(members))
@@ -209,6 +210,8 @@ def full_pass(anatomy: Anatomy, prompts: Prompts, plan: Plan) -> Base:
         if layer:
             x = touch("resid_post", layer - 1, x.clone(), [strand])
         x = block(anatomy, layer, x if layer else x.clone(), [strand], base)
+        if not remember:
+            base.stream.clear(), base.keys.clear(), base.values.clear()
     base.stream.append(x.view_as(embedded))
     base.final = touch("resid_post", len(anatomy.blocks) - 1, x.clone(), [strand]).view_as(embedded)
     return base
@@ -219,5 +222,5 @@ def read(anatomy: Anatomy, prompts: Prompts, sites: Sequence[Site], intervention
     """See `interventions.read`."""
     everyone = torch.arange(len(prompts), device=prompts.tokens.device)
     plan = Plan(anatomy.model, everyone, interventions, sites)
-    final = full_pass(anatomy, prompts, plan).final
+    final = full_pass(anatomy, prompts, plan, remember=False).final
     return anatomy.logits(final[everyone, prompts.ends] if end_only or anatomy.classifies else final), plan.found

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
-from .interventions import Do, Each, Site, at_end, heads_at, read, shape_of, sweep
+from .interventions import Do, Each, Site, at_end, heads_at, prompts_at_once, read, shape_of, sweep
 from .metrics import Interval, OfPart, Outcome, recovery, recovery_interval
 from .models import CourseError, Prompts, differing_positions
 from .sites import columns_of, is_causal, positions_of, validate
@@ -74,8 +74,8 @@ def position_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *,
                  direction: str = "denoise", batch_size: int = 256, progress: bool = False) -> PatchMap:
     """Patch one activation `kind` at every layer and position; all prompts of one length.
 
-    Cells at which both runs are the same are not computed. Prompts are taken in parts of `batch_size`, so that memory does
-    not grow with their number. Raises CourseError if clean and corrupted prompts differ in length, among themselves or
+    Cells at which both runs are the same are not computed. Prompts are taken in parts that go with `batch_size`, so that
+    memory does not grow with their number. Raises CourseError if clean and corrupted prompts differ in length, among themselves or
     pairwise.
     """
     base, source = _base_and_source(clean, corrupted, direction)
@@ -84,8 +84,8 @@ def position_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *,
     layers, width = shape_of(model)[0], clean.tokens.shape[1]
     cells = _cells(model, kind, differing_positions(clean, corrupted), width)
     patched, ends = torch.empty(layers, width, len(base)), []
-    for start in range(0, len(base), batch_size):
-        part, own = slice(start, start + batch_size), OfPart(outcome, start)
+    for start in range(0, len(base), prompts_at_once(batch_size)):
+        part, own = slice(start, start + prompts_at_once(batch_size)), OfPart(outcome, start)
         there, values = _read_source(model, source[part], own, [Site(kind, layer) for layer in range(layers)])
         rows = [[], *([Do(Site(kind, layer, p), values[Site(kind, layer)][:, p])] for layer, p in cells)]
         bar = f"patching {kind}" if progress else None

@@ -23,7 +23,11 @@ from .writing import Do, Frame
 
 Tensor = torch.Tensor
 VOCABULARY_AT_ONCE = 2 ** 23  # logits held at a time
-ROWS_OF_A_BASE = 4            # the base run kept for a prompt takes about as much memory as so many rows at work
+
+
+def prompts_at_once(batch_size: int) -> int:
+    """So many that their base runs take about as much memory as a batch: what is kept of one weighs about four rows."""
+    return max(1, batch_size // 4)
 
 
 @dataclass(frozen=True)
@@ -64,27 +68,30 @@ def _tails(layers: int, prompts: Prompts, rows: Sequence[Sequence[Do]], always: 
 
 
 def _join(s: int, x: Tensor | None, strands: Sequence[Strand], base: Base, ended: bool) -> Float[Tensor, "token width"]:
-    """Let the rows that part from the base run at stage s join the batch; `ended`: only the ends are left of it."""
+    """Let the rows that part at stage s, from the base run or from another row, join the batch; `ended`: only the ends are
+    left of it."""
     source = base.embedded if s < 0 else base.stream[s]
     arrivals = [int((strand.stage <= s).sum()) for strand in strands]
     if arrivals == [strand.rows for strand in strands]:
         return source[0, :0] if x is None else x
     pieces, old = [], [None] * len(strands) if x is None else views(x, strands)
     for strand, view, arrived in zip(strands, old, arrivals):
-        new = strand.local[strand.rows:arrived]
-        if strand.rows:
-            pieces.append(view.flatten(0, 1))
+        rows = slice(strand.rows, arrived)
         if ended:
-            pieces.append(source[new, strand.ends[strand.rows:arrived]])
+            joining = source[strand.local[rows], strand.ends[rows]][:, None]
             strand.frame = Frame(strand.frame.width, only=strand.ends)
         else:
-            pieces.append(source[new, strand.frame.first:].flatten(0, 1))
+            joining = source[strand.local[rows], strand.frame.first:]
+        parents = strand.parent[rows]
+        if (parents >= 0).any():
+            joining[parents >= 0] = view[parents[parents >= 0]]
+        pieces += [part.flatten(0, 1) for part in (view, joining) if part is not None and len(part)]
         strand.rows = arrived
     return torch.cat(pieces)
 
 
 def _grow(anatomy: Anatomy, base: Base, strands: Sequence[Strand]) -> Float[Tensor, "row width"]:
-    """Final stream at the end of each row's prompt. Rows join the batch at the layer at which they part from the base run."""
+    """Final stream at the end of each row's prompt. Rows join the batch at the layer at which they part from the base run or from another row."""
     layers = len(anatomy.blocks)
     whole = any(strand.plan.calls(layers - 1) for strand in strands)
     x = touch("embed", None, _join(-1, None, strands, base, False), strands)
@@ -115,20 +122,65 @@ def _outcomes(anatomy: Anatomy, final: Float[Tensor, "row width"], index: Int[Te
 
 
 def _batches(tails: Tails, batch_size: int) -> Iterable[list[tuple[int, Tensor, Tensor]]]:
-    """Batches of strands (first position, row, prompt), rows in the order in which they join."""
+    """Batches of strands (first position, row, prompt), the rows of a prompt side by side."""
     batch, size = [], 0
     for first in tails.first[tails.visible].unique().tolist():
-        r, j = ((tails.first == first) & tails.visible).nonzero(as_tuple=True)
-        order = tails.stage[r].argsort(stable=True)
-        while len(order):
-            take = order[:batch_size - size]
-            batch.append((first, r[take], j[take]))
-            order, size = order[len(take):], size + len(take)
+        j, r = ((tails.first == first) & tails.visible).T.nonzero(as_tuple=True)
+        while len(r):
+            room = batch_size - size
+            batch.append((first, r[:room], j[:room]))
+            size, r, j = size + len(r[:room]), r[room:], j[room:]
             if size == batch_size:
                 yield batch
                 batch, size = [], 0
     if batch:
         yield batch
+
+
+def _key(do: Do):
+    """Equal for interventions that write the same; tensors are the same if they are the same piece of memory."""
+    if isinstance(do.value, Tensor):
+        return do.site, do.value.data_ptr(), tuple(do.value.shape), do.value.stride(), do.value.dtype
+    return do.site, id(do.value) if callable(do.value) else do.value
+
+
+def _forks(layers: int, rows: Sequence[Sequence[Do]], r: list[int], j: list[int],
+           stage: list[int]) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:
+    """The stage at which each row of a strand joins, and the row it is copied from then (-1: the base run).
+
+    Rows that write the same on the same prompt up to some stage are one row up to there. The tree has a branch for every
+    sequence of writes, stage by stage; a branch belongs to the row that opened it, which joined before.
+    """
+    steps, tree, owner, joins, parents = {}, {}, [], [], []
+    for n, (row, prompt) in enumerate(zip(r, j)):
+        if row not in steps:
+            steps[row] = [tuple(_key(do) for do in rows[row] if _stage(do) == s) for s in range(-1, layers)]
+        branch, join, parent = ("prompt", prompt), stage[row], -1
+        for s, step in zip(range(-1, layers), steps[row]):
+            if (branch, step) not in tree:
+                tree[branch, step] = len(owner)
+                owner.append(n)
+            elif s >= stage[row]:
+                join, parent = s + 1, owner[tree[branch, step]]
+            branch = tree[branch, step]
+        joins.append(join)
+        parents.append(parent)
+    return torch.tensor(joins), torch.tensor(parents)
+
+
+def _strand(anatomy: Anatomy, prompts: Prompts, rows: Sequence[Sequence[Do]], always: Sequence[Do], members: Tensor,
+            tails: Tails, first: int, r: Int[Tensor, "row"], j: Int[Tensor, "row"]) -> tuple[Strand, Tensor, Tensor]:
+    """One strand of a batch, with the row and the prompt of each of its rows in the order in which they join."""
+    joins, parents = _forks(len(anatomy.blocks), rows, r.tolist(), j.tolist(), tails.stage.tolist())
+    order = joins.argsort(stable=True)
+    place = torch.cat([order.argsort(), torch.tensor([-1])])  # where each row went; the base run stays -1
+    r, j, local = r[order], j[order], j[order].to(members.device)
+    plan = Plan(anatomy.model, members[local], always)
+    for row in r.unique().tolist():
+        for do in rows[row]:
+            plan.add(do, (r == row).nonzero().flatten().to(members.device))
+    frame, ends = Frame(prompts.tokens.shape[1], first), prompts.ends[members[local]]
+    return Strand(plan, frame, ends, local, joins[order], place[parents[order]].to(members.device)), r, j
 
 
 def sweep(anatomy: Anatomy, prompts: Prompts, rows: Sequence[Sequence[Do]], outcome: Outcome, always: Sequence[Do],
@@ -137,28 +189,16 @@ def sweep(anatomy: Anatomy, prompts: Prompts, rows: Sequence[Sequence[Do]], outc
     result = torch.zeros(len(rows), len(prompts))
     everyone = torch.arange(len(prompts), device=prompts.tokens.device)
     bar = tqdm(total=result.numel(), desc=progress, disable=progress is None, leave=False)
-    for members in everyone.tensor_split(-(-len(prompts) // max(1, batch_size // ROWS_OF_A_BASE))):
+    for members in everyone.split(prompts_at_once(batch_size)):
         base = full_pass(anatomy, prompts, Plan(anatomy.model, members, always))
         final = base.final[torch.arange(len(members), device=members.device), prompts.ends[members]]
         result[:, members.cpu()] = _outcomes(anatomy, final, members, outcome)
         tails = _tails(len(anatomy.blocks), prompts, rows, always, members)
         bar.update(int((~tails.visible).sum()))
         for batch in _batches(tails, batch_size):
-            strands = [_strand(anatomy, prompts, rows, always, members, tails, *part) for part in batch]
-            r, j = (torch.cat([part[i] for part in batch]) for i in (1, 2))
-            index = members[j.to(members.device)]
+            strands, r, j = zip(*(_strand(anatomy, prompts, rows, always, members, tails, *part) for part in batch))
+            r, index = torch.cat(r), members[torch.cat(j).to(members.device)]
             result[r, index.cpu()] = _outcomes(anatomy, _grow(anatomy, base, strands), index, outcome)
             bar.update(len(r))
     bar.close()
     return result
-
-
-def _strand(anatomy: Anatomy, prompts: Prompts, rows: Sequence[Sequence[Do]], always: Sequence[Do], members: Tensor,
-            tails: Tails, first: int, r: Int[Tensor, "row"], j: Int[Tensor, "row"]) -> Strand:
-    local = j.to(members.device)
-    plan = Plan(anatomy.model, members[local], always)
-    for row in r.unique().tolist():
-        mine = (r == row).nonzero().flatten().to(members.device)
-        for do in rows[row]:
-            plan.add(do, mine)
-    return Strand(plan, Frame(prompts.tokens.shape[1], first), prompts.ends[members[local]], local, tails.stage[r])
