@@ -92,7 +92,7 @@ def read(model, prompts: Prompts | torch.Tensor, sites: Iterable[Site], interven
 
 @torch.no_grad()
 def sweep(model, prompts: Prompts, rows: Sequence[Sequence[Do]], outcome: Outcome, *, always: Sequence[Do] = (),
-          batch_size: int = 256, progress: str | None = None) -> Float[torch.Tensor, "row prompt"]:
+          batch_size: int = 128, progress: str | None = None) -> Float[torch.Tensor, "row prompt"]:
     """The outcome of every row of interventions on every prompt, [row, prompt].
 
     A row is a list of `Do` that act together; an empty row is the plain run. `always` acts in every row, before what the

@@ -71,7 +71,7 @@ def _cells(model, kind: str, differ: torch.Tensor, width: int) -> list[tuple[int
 
 
 def position_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *, kind: str = "resid_pre",
-                 direction: str = "denoise", batch_size: int = 256, progress: bool = False) -> PatchMap:
+                 direction: str = "denoise", batch_size: int = 128, progress: bool = False) -> PatchMap:
     """Patch one activation `kind` at every layer and position; all prompts of one length.
 
     Cells at which both runs are the same are not computed. Prompts are taken in parts that go with `batch_size`, so that
@@ -104,7 +104,7 @@ def residual_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, **
 
 
 def head_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *, positions: int | Each | None = None,
-             kind: str = "z", direction: str = "denoise", batch_size: int = 256) -> PatchMap:
+             kind: str = "z", direction: str = "denoise", batch_size: int = 128) -> PatchMap:
     """Patch each head by itself at one position of each prompt (None: at the end); `kind` is z, q, k or v."""
     base, source = _base_and_source(clean, corrupted, direction)
     layers, heads = shape_of(model)[0], heads_at(model, kind)

@@ -22,7 +22,7 @@ from .sites import positions_of
 from .writing import Do, Frame
 
 Tensor = torch.Tensor
-VOCABULARY_AT_ONCE = 2 ** 23  # logits held at a time
+VOCABULARY_AT_ONCE = 3 * 2 ** 22  # logits held at a time
 
 
 def prompts_at_once(batch_size: int) -> int:

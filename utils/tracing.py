@@ -98,7 +98,7 @@ class CausalTracer:
     def calculate_hidden_flow(
             self, prompt: str, subject: str | tuple[int, int] | None = None, *, answer: str | int | None = None,
             kind: str = "hidden", window: int = 1, samples: int = 10, noise: float | None = None,
-            rule: str = "gaussian", batch_size: int = 256, seed: int = 1, start_layer: int = 0,
+            rule: str = "gaussian", batch_size: int = 128, seed: int = 1, start_layer: int = 0,
             end_layer: int | None = None, patch_subject_tokens_only: bool = False, severed: str | None = None,
             other_subjects: Sequence[str] = ()) -> HiddenFlow:
         """Restore every activation of one kind, token by token and layer by layer, in runs with a corrupted subject.
