@@ -1,0 +1,57 @@
+"""What is timed: each job, its peer, and the ratio to reach on a model of GPT-2 small's shape."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from utils.tasks import ioi_pair
+
+PAIR = ioi_pair()                                   # 17 tokens with the beginning-of-text token
+SECOND_SUBJECT = 10                                 # where the two prompts of PAIR differ
+UNRELATED = "When Anna met Paul at her new house in Paris, Paul handed her the red"      # no token as in PAIR.clean
+FACT, SUBJECT = "The Space Needle is located in the big city of", "The Space Needle"     # 10 tokens
+GROWTH = (1, 4, 16, 64)                             # prompts
+GROWTH_BATCH = 64                                   # rows, the same for every number of prompts
+RATE_ROWS = (64, 320, 1280)                         # rows of the matrix products that the machine's rate is taken from
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work that both sides do. settings: arguments of the function called `work` on both sides.
+
+    target: ratio to reach on the GPT-2 shape. share: part of the machine's matrix rate to reach there, if that is
+    measured.
+    """
+    name: str
+    title: str
+    work: str
+    peer: str
+    target: float
+    settings: dict = field(default_factory=dict)
+    share: float | None = None
+
+    def settings_for(self, layers: int) -> dict:
+        """A window is at most the whole model."""
+        window = {"window": min(self.settings["window"], layers)} if "window" in self.settings else {}
+        return self.settings | window
+
+
+def _ioi(corrupted: str, **more) -> dict:
+    return dict(clean=PAIR.clean, corrupted=corrupted, answer=PAIR.answer, wrong=PAIR.wrong, **more)
+
+
+def _trace(kind: str, window: int = 1) -> dict:
+    return dict(prompt=FACT, subject=SUBJECT, kind=kind, window=window, samples=10)
+
+
+JOBS = (
+    Job("ioi", "IOI residual map, the prompts differ at one token", "residual_map", "peer_lens", 30,
+        _ioi(PAIR.corrupted)),
+    Job("unrelated", "IOI residual map, the prompts differ from the second token on", "residual_map", "peer_lens", 8,
+        _ioi(UNRELATED)),
+    Job("heads", "IOI maps of all heads, at END and at S2", "head_maps", "peer_lens", 10,
+        _ioi(PAIR.corrupted, positions=[16, SECOND_SUBJECT])),
+    Job("trace", "ROME trace of the residual stream, 10 tokens, 10 noise samples", "trace", "peer_tracer", 4.8,
+        _trace("hidden"), share=0.85),
+    Job("trace-mlp", "ROME trace of the MLPs, window 10", "trace", "peer_tracer", 3, _trace("mlp", 10)),
+    Job("trace-attention", "ROME trace of attention, window 10", "trace", "peer_tracer", 3, _trace("attention", 10)),
+)

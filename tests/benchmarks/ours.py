@@ -1,0 +1,92 @@
+"""Our side: the jobs through the public functions of the course."""
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from utils import patching
+from utils.interventions import count_arithmetic
+from utils.metrics import LogitDifference
+from utils.models import answer_ids, encode, load_model
+from utils.tasks import ioi_dataset
+from utils.tracing import CausalTracer
+
+PACKAGES = ("torch", "transformers", "numpy")
+counting = count_arithmetic    # what the worker counts with
+
+
+def load(folder: str):
+    model = load_model(folder, device="cpu")
+    # the tracer's peer puts no beginning-of-text token in front, and neither does the folder's plain tokenizer
+    model.plain_tokenizer = AutoTokenizer.from_pretrained(folder)
+    return model
+
+
+def _pair(model, clean, corrupted, answer, wrong):
+    outcome = LogitDifference(answer_ids(model, answer), answer_ids(model, wrong))
+    return encode(model, clean, warn=False), encode(model, corrupted, warn=False), outcome
+
+
+def residual_map(model, clean, corrupted, answer, wrong) -> dict[str, np.ndarray]:
+    """Effect, [layer, position]."""
+    return {"effect": patching.residual_map(model, *_pair(model, clean, corrupted, answer, wrong)).effect.numpy()}
+
+
+def head_maps(model, clean, corrupted, answer, wrong, positions) -> dict[str, np.ndarray]:
+    """Effect of each head's output at each of the positions, [layer, head]."""
+    pair = _pair(model, clean, corrupted, answer, wrong)
+    return {f"at {position}": patching.head_map(model, *pair, positions=position).effect.numpy()
+            for position in positions}
+
+
+def trace(model, prompt, subject, kind, window, samples) -> dict[str, np.ndarray]:
+    """Probability of the answer: restored, [token, layer], noised (low) and clean (high)."""
+    tracer = CausalTracer(model, model.plain_tokenizer)
+    flow = tracer.calculate_hidden_flow(prompt, subject, kind=kind, window=window, samples=samples)
+    return {"scores": flow.scores.numpy(), "low": np.array(flow.low_score), "high": np.array(flow.high_score)}
+
+
+def growth(model, prompts, batch_size) -> dict[str, np.ndarray]:
+    """Residual map of `prompts` prompts of one template; bytes held before and at most while it was made."""
+    pairs = ioi_dataset(prompts, order="ABBA", opening="After {A} and {B} went to the {P},",
+                        clause="{S} gave {D} {O} to", place="store", thing="bottle of milk", determiner="a")
+    columns = ([getattr(pair, name) for pair in pairs] for name in ("clean", "corrupted", "answer", "wrong"))
+    _forget_peak()
+    before = _memory("VmRSS")
+    patching.residual_map(model, *_pair(model, *columns), batch_size=batch_size)
+    return {"before": np.array(before), "peak": np.array(_memory("VmHWM"))}
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")   # Linux: the high-water mark starts again from the present size
+
+
+def _memory(name: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+@lru_cache(maxsize=1)
+def _matrices(width: int) -> list[torch.Tensor]:
+    """Those of four GPT-2 blocks: enough that they come from memory, as they do in a model."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)] * 4
+    return [torch.randn(shape, generator=draw) for shape in shapes]
+
+
+def matrix_rate(model, rows) -> dict[str, np.ndarray]:
+    """Operations a second of nothing but the matrix products of a block, for each number of rows, [number of rows]."""
+    rates = []
+    for count in rows:
+        inputs = {size: torch.ones(count, size) for size in (model.cfg.d_model, 4 * model.cfg.d_model)}
+        products = [(torch.zeros(m.shape[1]), inputs[m.shape[0]], m) for m in _matrices(model.cfg.d_model)]
+        start = time.perf_counter()
+        for bias, x, matrix in products:
+            torch.addmm(bias, x, matrix)
+        rates.append(sum(2 * count * m.numel() for _, _, m in products) / (time.perf_counter() - start))
+    return {"rates": np.array(rates)}
