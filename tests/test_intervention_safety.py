@@ -136,7 +136,7 @@ def test_prompts_longer_than_the_context_or_empty(model):
             call(random_prompts((CONTEXT + 1,)))
         call(random_prompts((CONTEXT,) * 3))
         with pytest.raises(CourseError, match="there is nothing to run: the prompts hold no token"):
-            call(random_prompts((3,))[:0])
+            call(random_prompts((3,)).part(0, 0))
 
 
 def test_weights_that_are_not_finite():

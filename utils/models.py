@@ -191,9 +191,9 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, part: slice) -> Prompts:
-        """Some of the prompts, padded as they are."""
-        return Prompts(self.tokens[part], self.mask[part], self.ends[part], self.labels[part])
+    def part(self, start: int, stop: int) -> Prompts:
+        """The prompts from `start` up to `stop`, padded as they are."""
+        return Prompts(*(column[start:stop] for column in (self.tokens, self.mask, self.ends, self.labels)))
 
     @property
     def equal_length(self) -> bool:

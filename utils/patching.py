@@ -85,14 +85,14 @@ def position_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *,
     cells = _cells(model, kind, differing_positions(clean, corrupted), width)
     patched, ends = torch.empty(layers, width, len(base)), []
     for start in range(0, len(base), prompts_at_once(batch_size)):
-        part, own = slice(start, start + prompts_at_once(batch_size)), OfPart(outcome, start)
-        there, values = _read_source(model, source[part], own, [Site(kind, layer) for layer in range(layers)])
+        stop, own = start + prompts_at_once(batch_size), OfPart(outcome, start)
+        there, values = _read_source(model, source.part(start, stop), own, [Site(kind, layer) for layer in range(layers)])
         rows = [[], *([Do(Site(kind, layer, p), values[Site(kind, layer)][:, p])] for layer, p in cells)]
         bar = f"patching {kind}" if progress else None
-        before, *after = sweep(model, base[part], rows, own, batch_size=batch_size, progress=bar)
-        patched[..., part] = before
+        before, *after = sweep(model, base.part(start, stop), rows, own, batch_size=batch_size, progress=bar)
+        patched[..., start:stop] = before
         for (layer, p), value in zip(cells, after):
-            patched[layer, p, part] = value
+            patched[layer, p, start:stop] = value
         ends.append((before, there))
     columns = tuple(f"{label} {i}" for i, label in enumerate(clean.labels[0]))
     return PatchMap(patched, *map(torch.cat, zip(*ends)), kind, direction, tuple(map(str, range(layers))), columns)
