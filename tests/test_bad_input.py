@@ -2,18 +2,18 @@
 import json
 import socket
 import time
-import traceback
 import warnings
 
 import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from sentences import sentence
 from small_models import bridge, hooks_on, plain, save, save_gpt2
 
 from utils import models
 from utils.interventions import Do, Site, run
-from utils.models import CourseError, answer_ids, differing_positions, encode, load_model, single_token
+from utils.models import answer_ids, differing_positions, encode, load_model, single_token
 from utils.patching import residual_map
 
 
@@ -25,19 +25,6 @@ def model():
 @pytest.fixture
 def folder(tmp_path):
     return save_gpt2(tmp_path / "mine")
-
-
-def sentence(call, *parts):
-    """`call` raises a CourseError of one line that holds all `parts` and hides the errors beneath it."""
-    with pytest.raises(CourseError) as error:
-        call()
-    text = str(error.value)
-    assert "\n" not in text and not text.endswith(".") and 20 < len(text) < 400, text
-    for part in parts:
-        assert part in text, text
-    shown = "".join(traceback.format_exception(error.value))
-    assert "During handling" not in shown and "direct cause" not in shown
-    return text
 
 
 # ---------------------------------------------------------------- names

@@ -3,12 +3,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from sentences import sentence
 from small_models import LANGUAGE_MODELS, LAYERS, PATHS, hooks_on, plain
 from words import Words
 
 from utils.interventions import Do, Site, read, run
 from utils.layouts import ConfiguredModel
-from utils.models import CourseError
 from utils.tracing import CausalTracer, LayerConfig
 
 PROMPT, SUBJECT = "w17 w60 w33 w84 w5 w71", (1, 3)
@@ -78,14 +78,6 @@ def test_the_engine_takes_a_configured_model_like_any_other():
 
 # ---------------------------------------------------------------- bad input
 
-def says(call, *parts):
-    with pytest.raises(CourseError) as error:
-        call()
-    text = str(error.value)
-    assert "\n" not in text and not text.endswith(".") and 20 < len(text) < 400, text
-    for part in parts:
-        assert part in text, text
-
 
 GOOD = dict(hidden_layers_matcher="transformer.h.{num}", attention_layers_matcher="transformer.h.{num}.attn",
             mlp_layers_matcher="transformer.h.{num}.mlp", embedding_layer="transformer.wte")
@@ -111,21 +103,21 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_wrong_names(case):
     change, parts = BAD[case]
-    says(lambda: CausalTracer(plain("gpt2"), Words(), layer_config=LayerConfig(**GOOD | change)), *parts)
+    sentence(lambda: CausalTracer(plain("gpt2"), Words(), layer_config=LayerConfig(**GOOD | change)), *parts)
     CausalTracer(plain("gpt2"), Words(), layer_config=LayerConfig(**GOOD))
 
 
 def test_an_unknown_family_is_asked_for_a_layer_config():
-    says(lambda: trace(Stranger(plain("gpt2"))), "models of type 'stranger' are not known here",
+    sentence(lambda: trace(Stranger(plain("gpt2"))), "models of type 'stranger' are not known here",
          "layer_config=LayerConfig(...)", "gpt2", "llama")
 
 
 def test_a_bridge_needs_none():
     from small_models import bridge
-    says(lambda: CausalTracer(bridge("gpt2"), Words(), layer_config=LayerConfig(**GOOD)), "leave layer_config out")
+    sentence(lambda: CausalTracer(bridge("gpt2"), Words(), layer_config=LayerConfig(**GOOD)), "leave layer_config out")
 
 
 def test_other_activations_and_layers_are_refused():
     configured, tokens = ConfiguredModel(plain("gpt2"), LayerConfig(**GOOD)), torch.tensor([[1, 2]])
-    says(lambda: read(configured, tokens, [Site("z", 0)]), "does not say where 'z' is")
-    says(lambda: read(configured, tokens, [Site("resid_post", LAYERS)]), "layer 3 is out of range", "0 to 2")
+    sentence(lambda: read(configured, tokens, [Site("z", 0)]), "does not say where 'z' is")
+    sentence(lambda: read(configured, tokens, [Site("resid_post", LAYERS)]), "layer 3 is out of range", "0 to 2")

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.make_tracer_numbers import CASES, PACKAGES, SHIPPED, STORED, random_gpt2
+from sentences import sentence
 from small_models import LANGUAGE_MODELS, LAYERS, WIDTH, bridge, hooks_on, naive, plain
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 from words import Words
 
 from utils import tasks
-from utils.models import CourseError, load_model
+from utils.models import load_model
 from utils.tracing import CausalTracer, LayerConfig, Query, noise_from_embeddings, noise_from_subjects
 
 IDS, SUBJECT, SAMPLES, LEVEL = (17, 60, 33, 84, 5, 71), (1, 3), 2, 0.7
@@ -262,15 +263,6 @@ def test_many_queries_at_once(shipped, capsys):
 
 # ---------------------------------------------------------------- bad input
 
-def says(call, *parts):
-    """`call` raises a CourseError of one sentence that holds all `parts`."""
-    with pytest.raises(CourseError) as error:
-        call()
-    text = str(error.value)
-    assert "\n" not in text and not text.endswith(".") and 20 < len(text) < 400, text
-    for part in parts:
-        assert part in text, text
-
 
 BAD = {
     "unknown kind": (dict(kind="resid"), ["kind must be one of hidden, mlp, attention, not 'resid'"]),
@@ -299,7 +291,7 @@ def test_bad_options(case):
     options, parts = BAD[case]
     model = plain("gpt2")
     before = hooks_on(model)
-    says(lambda: CausalTracer(model, Words()).calculate_hidden_flow(PROMPT, SUBJECT, **options), *parts)
+    sentence(lambda: CausalTracer(model, Words()).calculate_hidden_flow(PROMPT, SUBJECT, **options), *parts)
     assert hooks_on(model) == before
 
 
@@ -313,18 +305,18 @@ def test_bad_options(case):
 def test_bad_prompts_and_subjects(shipped, prompt, subject, parts):
     plainly = CausalTracer(shipped.model, shipped.tokenizer)      # the same through tokenizer(prompt)
     for tracer in (shipped, plainly):
-        says(lambda: tracer.calculate_hidden_flow(prompt, subject), *parts)
+        sentence(lambda: tracer.calculate_hidden_flow(prompt, subject), *parts)
 
 
 def test_bad_models():
-    says(lambda: CausalTracer(plain("gpt2")), "this model has no tokenizer: give one, CausalTracer(model, tokenizer)")
-    says(lambda: CausalTracer(AutoModel.from_config(plain("gpt2").config), Words()),
+    sentence(lambda: CausalTracer(plain("gpt2")), "this model has no tokenizer: give one, CausalTracer(model, tokenizer)")
+    sentence(lambda: CausalTracer(AutoModel.from_config(plain("gpt2").config), Words()),
          "a GPT2Model has no language-modelling head", "AutoModelForCausalLM, not AutoModel")
-    says(lambda: CausalTracer(plain("gpt2_classifier"), Words()), "has no language-modelling head")
-    says(lambda: CausalTracer(plain("bert"), Words()), "looks at both sides of a token")
-    says(lambda: CausalTracer(plain("gpt2"), Words(), noise=-1), "at least 0, not -1")
-    says(lambda: CausalTracer(plain("gpt2"), Words(), noise=float("nan")), "at least 0, not nan")
-    says(lambda: noise_from_subjects(plain("gpt2"), [], tokenizer=Words()), "there are no subjects")
+    sentence(lambda: CausalTracer(plain("gpt2_classifier"), Words()), "has no language-modelling head")
+    sentence(lambda: CausalTracer(plain("bert"), Words()), "looks at both sides of a token")
+    sentence(lambda: CausalTracer(plain("gpt2"), Words(), noise=-1), "at least 0, not -1")
+    sentence(lambda: CausalTracer(plain("gpt2"), Words(), noise=float("nan")), "at least 0, not nan")
+    sentence(lambda: noise_from_subjects(plain("gpt2"), [], tokenizer=Words()), "there are no subjects")
 
 
 @pytest.mark.parametrize("layer_config", [None, LayerConfig("transformer.h.{num}", "transformer.h.{num}.attn",
@@ -333,11 +325,11 @@ def test_damaged_weights(layer_config):
     model = random_gpt2()
     model.transformer.h[1].mlp.c_fc.weight[0, 0] = float("nan")
     tracer = CausalTracer(model, Words(), layer_config=layer_config)
-    says(lambda: traced(tracer), "this model gives logits that are NaN or infinite: its weights are damaged")
+    sentence(lambda: traced(tracer), "this model gives logits that are NaN or infinite: its weights are damaged")
 
 
 def test_a_plain_model_has_a_context_too():
-    says(lambda: tracer_of(plain("gpt2")).calculate_hidden_flow(" w1" * 25, (0, 1)), "25 tokens", "ends at 24")
+    sentence(lambda: tracer_of(plain("gpt2")).calculate_hidden_flow(" w1" * 25, (0, 1)), "25 tokens", "ends at 24")
 
 
 @pytest.mark.parametrize("load", [plain, bridge])

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from .metrics import Outcome
 from .models import Prompts
-from .sites import Address, Site, address, columns_of, is_bridge, positions_of
-from .writing import Do, Frame, write
+from .sites import Address, Site, address, is_bridge
+from .writing import Do, Frame, pick, write
 
 
 def _hook(stack: ExitStack, where: Address, change: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
@@ -85,10 +85,7 @@ def read(model, prompts: Prompts, sites: Sequence[Site], interventions: Sequence
         _attach(stack, model, [(do, everyone, everyone) for do in interventions])
         for site in sites:
             def keep(tensor, site=site):
-                flat = tensor.flatten(2)
-                where = everyone[:, None], positions_of(site, flat.shape[1], everyone)
-                chosen = flat[where][..., columns_of(model, site, flat.shape[-1])].clone()
-                found[site] = chosen[:, 0] if site.single else chosen
+                found[site] = pick(tensor.flatten(2), model, site)
             _hook(stack, address(model, site), keep)
         logits = _forward(model, prompts.tokens, prompts.mask)
     return _last(logits, prompts.ends) if end_only else logits, found

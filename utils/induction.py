@@ -184,7 +184,7 @@ def random_heads(model, size: int, sets: int, *, exclude: Iterable[Head] = (), s
     return [sorted(draw(left, size)) for _ in range(sets)]
 
 
-def mlp_map(model, prompts: Prompts, how: str, *, batch_size: int = 256,
+def mlp_map(model, prompts: Prompts, how: str, *, batch_size: int = 128,
             progress: bool = False) -> Float[torch.Tensor, "row position sequence"]:
     """By how many nats the loss on the very last token rises when one MLP is taken away at one position.
 

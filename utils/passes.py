@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 
 from .anatomy import Anatomy
 from .models import Prompts
-from .sites import Site, columns_of, positions_of
-from .writing import Do, Frame, write
+from .sites import Site
+from .writing import Do, Frame, pick, write
 
 Tensor = torch.Tensor
 
@@ -72,9 +72,7 @@ class Plan:
             if len(rows):
                 write(tensor, self.model, do, rows, self.prompts[rows], frame)
         for site in self.reads.get((kind, layer), ()):
-            where = everyone[:, None], positions_of(site, frame.width, everyone)
-            chosen = tensor[where][..., columns_of(self.model, site, tensor.shape[-1])].clone()
-            self.found[site] = chosen[:, 0] if site.single else chosen
+            self.found[site] = pick(tensor, self.model, site)
 
     def touches(self, kind: str, layer: int | None) -> bool:
         return (kind, layer) in self.writes or (kind, layer) in self.reads

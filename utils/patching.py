@@ -16,7 +16,8 @@ from tqdm import tqdm
 from .interventions import Do, Each, Site, at_end, heads_at, prompts_at_once, read, shape_of, sweep
 from .metrics import Interval, OfPart, Outcome, recovery, recovery_interval
 from .models import CourseError, Prompts, differing_positions
-from .sites import columns_of, is_causal, positions_of, validate
+from .sites import is_causal, validate
+from .writing import pick
 
 DIRECTIONS = ("denoise", "noise")
 
@@ -158,9 +159,7 @@ def path_patch(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, send
     ends, layers = ends or _ends(model, clean, corrupted, freeze_mlps), shape_of(model)[0]
     site, everyone = Site("z", sender[0], positions, sender[1]), torch.arange(len(clean), device=clean.tokens.device)
     validate(model, site, clean.tokens)
-    said = ends.corrupted[site.whole]
-    said = said[everyone[:, None], positions_of(site, said.shape[1], everyone)][..., columns_of(model, site, said.shape[-1])]
-    sending = Do(site, said)
+    sending = Do(site, pick(ends.corrupted[site.whole], model, site))
     arriving = [receiver.site(layers) for receiver in receivers]
     _, received = read(model, clean, arriving, [*ends.hold, sending])
     logits = at_end(model, clean, [Do(site, received[site]) for site in arriving])

@@ -1,4 +1,4 @@
-"""An intervention as a value: `Do` says what is written, and where; `write` carries it out on an activation."""
+"""An intervention as a value: `Do` says what is written, and where; `write` carries it out, and `pick` reads a site."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -79,3 +79,11 @@ def write(tensor: Float[torch.Tensor, "row position width"], model, do: Do, rows
         tensor[(*where, columns)] = value[entry, which]
     else:
         tensor[..., columns][where] = value[entry, which]
+
+
+def pick(tensor: Float[torch.Tensor, "prompt position width"], model, site: Site) -> torch.Tensor:
+    """A copy of what a site names in an activation of all prompts and positions; a single position drops that axis."""
+    prompts = torch.arange(len(tensor), device=tensor.device)
+    where = prompts[:, None], positions_of(site, tensor.shape[1], prompts)
+    chosen = tensor[where][..., columns_of(model, site, tensor.shape[-1])].clone()
+    return chosen[:, 0] if site.single else chosen
