@@ -251,11 +251,17 @@ def test_many_queries_at_once(shipped, capsys):
     fact = next(f for f in tasks.landmark_facts() if f.subject == "Space Needle")
     options = dict(samples=2, kind="mlp", window=3)
     flows = shipped.calculate_hidden_flows([fact, fact.prompt, Query(fact.prompt, (2, 4), " Rome")], **options)
-    one = [shipped.calculate_hidden_flow(fact.prompt, fact.subject, answer=fact.answer, **options),
-           shipped.calculate_hidden_flow(fact.prompt, **options),
-           shipped.calculate_hidden_flow(fact.prompt, (2, 4), answer=" Rome", **options)]
+    one = [shipped.calculate_hidden_flow(fact.prompt, fact.subject, answer=fact.answer, seed=1, **options),
+           shipped.calculate_hidden_flow(fact.prompt, seed=2, **options),
+           shipped.calculate_hidden_flow(fact.prompt, (2, 4), answer=" Rome", seed=3, **options)]
     for a, b in zip(flows, one, strict=True):
         assert torch.equal(a.outcomes, b.outcomes) and (a.answer, a.subject_range) == (b.answer, b.subject_range)
+    same = shipped.calculate_hidden_flows([fact, fact], seed=5, own_noise=False, **options)
+    assert torch.equal(same[0].outcomes, same[1].outcomes), "the same noise for both"
+    own = shipped.calculate_hidden_flows([fact, fact], seed=5, **options)
+    assert torch.equal(own[0].outcomes, same[0].outcomes) and not torch.equal(own[1].outcomes, same[1].outcomes)
+    capsys.readouterr()
+    shipped.calculate_hidden_flows([fact], **options)
     assert "causal tracing" in capsys.readouterr().err
     shipped.calculate_hidden_flows([fact], progress=False, **options)
     assert capsys.readouterr().err == ""

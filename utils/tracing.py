@@ -150,11 +150,16 @@ class CausalTracer:
                           self.tokenizer.decode([answer_id]), kind, window, None if rule == "swap" else noise, rule,
                           severed, layers)
 
-    def calculate_hidden_flows(self, queries: Sequence, *, progress: bool = True, **options) -> list[HiddenFlow]:
-        """`calculate_hidden_flow` for each query: a prompt, a `Query`, or whatever has prompt, subject and answer."""
+    def calculate_hidden_flows(self, queries: Sequence, *, seed: int = 1, own_noise: bool = True, progress: bool = True,
+                               **options) -> list[HiddenFlow]:
+        """`calculate_hidden_flow` for each query: a prompt, a `Query`, or whatever has prompt, subject and answer.
+
+        Each query draws its own noise (seed, seed + 1, ...), so that an interval over queries covers the noise as well.
+        own_noise=False starts the random numbers anew for each, as ROME's code does: one unlucky draw then hits them all.
+        """
         queries = [Query(q) if isinstance(q, str) else q for q in queries]
-        return [self.calculate_hidden_flow(q.prompt, q.subject, answer=q.answer, **options)
-                for q in tqdm(queries, desc="causal tracing", disable=not progress, leave=False)]
+        return [self.calculate_hidden_flow(q.prompt, q.subject, answer=q.answer, seed=seed + i * own_noise, **options)
+                for i, q in enumerate(tqdm(queries, desc="causal tracing", disable=not progress, leave=False))]
 
     # -------------------------------------------------------- from text to numbers
 
