@@ -147,7 +147,7 @@ def take_apart(model) -> Anatomy | None:
 _TRUSTED: WeakKeyDictionary = WeakKeyDictionary()  # model: (version of its weights, longest prompt compared, equal)
 
 
-OWN_HOOKS = ("transformer_lens.model_bridge.", "transformers.")  # these libraries watch their own passes; they change nothing
+OWN_HOOKS = ("transformer_lens.model_bridge.", "transformers.")  # these watch a library's own passes and change nothing
 
 
 def hooked_by_others(model) -> bool:

@@ -93,7 +93,8 @@ def average_indirect_effect(flows: Sequence[HiddenFlow], *, level: float = 0.95,
     """Average indirect effect of each token role in each layer over facts: the figure of ROME.
 
     A fact counts once for each role it has, as the mean over its tokens of that role. A role that a single fact has
-    comes without an interval (NaN). The intervals cover the noise only if each fact drew its own. Raises CourseError for fewer than two flows, or flows of different kinds or sizes.
+    comes without an interval (NaN). The intervals cover the noise only if each fact drew its own. Raises CourseError for
+    fewer than two flows, or flows of different kinds or sizes.
     """
     if len(flows) < 2:
         raise CourseError(f"an average with an interval needs at least two flows, got {len(flows)}")

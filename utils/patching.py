@@ -76,8 +76,8 @@ def position_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *,
     """Patch one activation `kind` at every layer and position; all prompts of one length.
 
     Cells at which both runs are the same are not computed. Prompts are taken in parts that go with `batch_size`, so that
-    memory does not grow with their number. Raises CourseError if clean and corrupted prompts differ in length, among themselves or
-    pairwise.
+    memory does not grow with their number. Raises CourseError if clean and corrupted prompts differ in length, among
+    themselves or pairwise.
     """
     base, source = _base_and_source(clean, corrupted, direction)
     if not clean.equal_length:

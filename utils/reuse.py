@@ -91,7 +91,7 @@ def _join(s: int, x: Tensor | None, strands: Sequence[Strand], base: Base, ended
 
 
 def _grow(anatomy: Anatomy, base: Base, strands: Sequence[Strand]) -> Float[Tensor, "row width"]:
-    """Final stream at the end of each row's prompt. Rows join the batch at the layer at which they part from the base run or from another row."""
+    """Final stream at the end of each row's prompt. Rows join the batch at the layer at which they part from others."""
     layers = len(anatomy.blocks)
     whole = any(strand.plan.calls(layers - 1) for strand in strands)
     x = touch("embed", None, _join(-1, None, strands, base, False), strands)

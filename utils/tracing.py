@@ -206,7 +206,8 @@ class CausalTracer:
                               f"the {len(ids)} given none has")
         chosen = np.random.RandomState(seed).permutation(len(fitting))[:samples]
         site = Site("embed", position=tuple(range(first, end)))
-        return read(self.model, self._prompts([row[:first] + fitting[i] + row[end:] for i in chosen]), [site], end_only=True)[1][site]
+        swapped = self._prompts([row[:first] + fitting[i] + row[end:] for i in chosen])
+        return read(self.model, swapped, [site], end_only=True)[1][site]
 
     def _freeze(self, prompts: Prompts, corrupt: Do, severed: str | None):
         """A function (token, layer) -> what holds the severed part of later layers at its corrupted outputs there."""

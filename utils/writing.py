@@ -75,8 +75,8 @@ def write(tensor: Float[torch.Tensor, "row position width"], model, do: Do, rows
     entry, which = present.nonzero(as_tuple=True)
     where = rows[entry], slots[entry, which]
     if isinstance(columns, list):
-        where, columns = (where[0][:, None], where[1][:, None]), torch.tensor(columns, device=tensor.device) % tensor.shape[-1]
-        tensor[(*where, columns)] = value[entry, which]
+        row, slot = (index[:, None] for index in where)
+        tensor[row, slot, torch.tensor(columns, device=tensor.device)] = value[entry, which]
     else:
         tensor[..., columns][where] = value[entry, which]
 
