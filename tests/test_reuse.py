@@ -96,7 +96,7 @@ def test_a_part_of_the_vocabulary_gives_the_same_outcome():
     assert torch.equal(narrow(logits[:, tokens], index), outcome(logits, index))
     tokens, narrow = OfPart(outcome, 2).narrow()
     assert torch.equal(narrow(logits[:2, tokens], torch.tensor([0, 1])), outcome(logits[:2], torch.tensor([2, 3])))
-    assert OfPart(Probability(correct), 1).narrow()[0] is None
+    assert OfPart(ReciprocalRank(correct), 1).narrow()[0] is None
 
 
 @pytest.mark.parametrize("outcome", [LogitDifference(torch.tensor([3, 50, 7, 3]), torch.tensor([9, 4, 60, 4])),
@@ -106,6 +106,16 @@ def test_every_outcome_is_the_same_on_both_paths(outcome):
     model, prompts, rows, always = problem(bridge, "gpt2", 9)
     expected = hooked.sweep(model, prompts, rows, outcome, always, 64, None)
     assert (sweep(model, prompts, rows, outcome, always=always) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_vocabulary_in_parts_is_the_whole_vocabulary(monkeypatch, name):
+    monkeypatch.setattr("utils.anatomy.PART_OF_THE_VOCABULARY", 7)
+    model, prompts, rows, always = problem(plain, name, 9)
+    answers = torch.tensor([3, 50, 7, 100])
+    for outcome in (Probability(answers), LogProbability(answers), ReciprocalRank(answers), first_logit):
+        expected = hooked.sweep(model, prompts, rows, outcome, always, 64, None)
+        assert (sweep(model, prompts, rows, outcome, always=always) - expected).abs().max() < 2e-5, outcome
 
 
 # ---------------------------------------------------------------- doing less

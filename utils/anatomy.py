@@ -7,7 +7,7 @@ not give the logits of the model itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, Iterator
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,6 +19,7 @@ from .models import Prompts
 from .sites import is_bridge
 
 Tensor = torch.Tensor
+PART_OF_THE_VOCABULARY = 4096
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,21 @@ class Anatomy:
 
     def logits(self, stream: Float[Tensor, "*batch width"], tokens: Int[Tensor, "token"] | None = None) -> Tensor:
         """Logits of all tokens (or classes), or only of some; [*batch, token]."""
+        return torch.cat(list(self._logits_by_part(stream, tokens)), -1)
+
+    def log_normaliser(self, stream: Float[Tensor, "row width"]) -> Float[Tensor, "row"]:
+        """Logarithm of the sum of exponentials of all logits; they are not held together."""
+        sums = [part[:, 0] - part.log_softmax(-1)[:, 0] for part in self._logits_by_part(stream)]
+        return torch.stack(sums).logsumexp(0)
+
+    def _logits_by_part(self, stream: Tensor, tokens: Int[Tensor, "token"] | None = None) -> Iterator[Tensor]:
+        """Several narrow products are faster than one as wide as the vocabulary."""
         weight, bias, stream = self.unembed.weight, self.unembed.bias, self.norm(stream)
         if tokens is not None:
             weight, bias = weight[tokens], None if bias is None else bias[tokens]
-        logits = torch.cat([stream @ part.T for part in weight.split(4096)], -1)  # faster than one wide product
-        return logits if bias is None else logits + bias
+        for start in range(0, len(weight), PART_OF_THE_VOCABULARY):
+            part = slice(start, start + PART_OF_THE_VOCABULARY)
+            yield F.linear(stream, weight[part], None if bias is None else bias[part])
 
 
 def inner(module):

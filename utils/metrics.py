@@ -58,13 +58,20 @@ class OfPart:
     def __call__(self, logits: Logits, index: Index) -> Float[torch.Tensor, "row"]:
         return self.outcome(logits, index + self.start)
 
+    @property
+    def of_log_probabilities(self) -> bool:
+        return getattr(self.outcome, "of_log_probabilities", False)
+
     def narrow(self) -> tuple[Int[torch.Tensor, "token"] | None, OfPart]:
         tokens, outcome = narrowed(self.outcome)
         return tokens, OfPart(outcome, self.start)
 
 
 def narrowed(outcome: Outcome) -> tuple[Int[torch.Tensor, "token"] | None, Outcome]:
-    """The tokens an outcome looks at, and the same outcome for logits of only these; (None, itself) if it needs all."""
+    """The tokens an outcome looks at, and the same outcome for logits of only these; (None, itself) if it needs all.
+
+    An outcome with `of_log_probabilities` wants the log-probabilities of these tokens instead of their logits.
+    """
     return outcome.narrow() if hasattr(outcome, "narrow") else (None, outcome)
 
 
@@ -76,6 +83,10 @@ class Probability:
     def __call__(self, logits: Logits, index: Index) -> Float[torch.Tensor, "row"]:
         return logits.softmax(-1).gather(-1, self.answer[index, None]).squeeze(-1)
 
+    def narrow(self) -> tuple[Int[torch.Tensor, "token"], _Picked]:
+        tokens, places = self.answer.unique(return_inverse=True)
+        return tokens, _Picked(places, True)
+
 
 @dataclass(frozen=True)
 class LogProbability:
@@ -84,6 +95,22 @@ class LogProbability:
 
     def __call__(self, logits: Logits, index: Index) -> Float[torch.Tensor, "row"]:
         return logits.log_softmax(-1).gather(-1, self.answer[index, None]).squeeze(-1)
+
+    def narrow(self) -> tuple[Int[torch.Tensor, "token"], _Picked]:
+        tokens, places = self.answer.unique(return_inverse=True)
+        return tokens, _Picked(places, False)
+
+
+@dataclass(frozen=True)
+class _Picked:
+    """Outcome on the log-probabilities (not the logits) of a few tokens: that of the answer, or its exponential."""
+    places: Int[torch.Tensor, "prompt"]
+    exponential: bool
+    of_log_probabilities = True
+
+    def __call__(self, values: Logits, index: Index) -> Float[torch.Tensor, "row"]:
+        chosen = values.gather(-1, self.places[index, None]).squeeze(-1)
+        return chosen.exp() if self.exponential else chosen
 
 
 @dataclass(frozen=True)

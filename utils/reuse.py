@@ -113,11 +113,13 @@ def _outcomes(anatomy: Anatomy, final: Float[Tensor, "row width"], index: Int[Te
               outcome: Outcome) -> Float[Tensor, "row"]:
     """The outcome of each row, from the logits of all tokens or only of those it looks at."""
     tokens, outcome = (None, outcome) if anatomy.classifies else narrowed(outcome)
+    normalise = getattr(outcome, "of_log_probabilities", False)
     vocabulary = anatomy.unembed.weight.shape[0] if tokens is None else len(tokens)
     parts = []
     for f, i in zip(*(t.split(max(1, VOCABULARY_AT_ONCE // vocabulary)) for t in (final, index))):
-        count(2 * f.numel() * vocabulary)
-        parts.append(outcome(anatomy.logits(f, tokens), i).float())
+        values = anatomy.logits(f, tokens)
+        count(2 * f.numel() * (vocabulary + normalise * anatomy.unembed.weight.shape[0]))
+        parts.append(outcome(values - anatomy.log_normaliser(f)[:, None] if normalise else values, i).float())
     return torch.cat(parts).cpu()
 
 
