@@ -13,7 +13,7 @@ UTILS = Path(utils.__file__).parent
 ROOT = UTILS.parent
 FLOORS = {"templates": 0, "start": 0,                                         # the ground: words, versions
           "models": 1, "tasks": 1, "metrics": 1, "published": 1, "causal_models": 1,
-          "sites": 2, "subjects": 2, "flows": 2, "writing": 3, "anatomy": 3, "layouts": 3,
+          "sites": 2, "subjects": 2, "flows": 2, "groups": 3, "writing": 3, "anatomy": 3, "layouts": 3,
           "hooked": 4, "passes": 4,
           "reuse": 5, "interventions": 6,
           "decoding": 7, "patching": 7, "induction": 7, "tracing": 7, "masking": 7, "alignment": 7, "disentangling": 7,

@@ -1,0 +1,113 @@
+"""Groups of units and masks over them: values that can be printed, compared and saved."""
+import itertools
+import json
+
+import pytest
+from sentences import sentence
+from small_models import HEADS, LAYERS, WIDTH, bridge, plain, random_prompts
+
+from utils.groups import Groups, units_of
+from utils.interventions import Site, read
+
+NEURONS = {"gpt2": 4 * WIDTH, "llama": 48, "bert": 48, "gpt_neox": 48}
+
+
+@pytest.mark.parametrize("kind, layers, total", [("mlp_post", 1, 128), ("mlp_post", None, 3 * 128), ("z", None, 12),
+                                                 ("resid_post", [0, 2], 64), ("embed", None, 32)])
+def test_every_unit_is_in_exactly_one_group_and_sizes_differ_by_one_at_most(kind, layers, total):
+    model = plain("gpt2")
+    units = units_of(model, kind, layers)
+    assert len(units) == total == len(set(units))
+    for number in (1, 2, 5, 12, total):
+        for make in (Groups.contiguous, Groups.random):
+            groups = make(model, kind, number, layers)
+            sizes = [len(group) for group in groups.members]
+            assert len(groups) == number and max(sizes) - min(sizes) <= 1
+            assert sorted(itertools.chain(*groups.members)) == sorted(units)
+
+
+@pytest.mark.parametrize("name", sorted(NEURONS))
+def test_widths_are_those_of_the_activations(name):
+    for kind in ("mlp_post", "resid_post", "attn_out"):
+        width = read(plain(name), random_prompts(), [Site(kind, 0)])[1][Site(kind, 0)].shape[-1]
+        assert len(units_of(plain(name), kind, 0)) == width == (NEURONS[name] if kind == "mlp_post" else WIDTH)
+    assert len(units_of(plain(name), "z")) == LAYERS * HEADS
+    assert len(units_of(plain("llama"), "k", 0)) == 2, "shared by two query heads each"
+    assert units_of(bridge("gpt2"), "mlp_post", 0) == units_of(plain("gpt2"), "mlp_post", 0)
+
+
+def test_ways_to_group():
+    model = plain("gpt2")
+    assert [len(g) for g in Groups.contiguous(model, "z", 5).members] == [3, 3, 2, 2, 2]
+    assert Groups.contiguous(model, "mlp_post", 4, 2).labels[1] == "L2 units 32-63"
+    by_layer = Groups.by_layer(model, "z", [2, 0])
+    assert by_layer.members == (tuple((2, h) for h in range(4)), tuple((0, h) for h in range(4)))
+    assert by_layer.layers == (0, 2) and by_layer.labels[0] == "L2H0 L2H1 L2H2 L2H3"
+    assert len(Groups.singles(model, "z")) == 12 and Groups.singles(model, "z").labels[5] == "L1H1"
+    assert Groups.contiguous(model, "mlp_post", 1).labels == ("384 units of 3 layers",)
+    assert Groups("mlp_post", [[(1, 9), (1, 2)], [(0, 4)]]).labels == ("L1 2 units from 2 to 9", "L0 unit 4")
+    assert Groups.contiguous(model, "embed", 2).labels[0] == "units 0-15"
+    assert Groups("z", [[(0, head) for head in range(5)]]).labels == ("L0 heads 0-4",)
+
+
+def test_groups_are_values(tmp_path):
+    model = plain("gpt2")
+    one, other = Groups.random(model, "z", 4, seed=1), Groups.random(model, "z", 4, seed=2)
+    assert one != other and one == Groups.random(model, "z", 4, seed=1) and hash(one) == hash(Groups("z", one.members))
+    one.save(tmp_path / "groups.json")
+    again = Groups.load(tmp_path / "groups.json")
+    assert again == one and again.rule == one.rule == "random, seed 1"
+    lines = str(one).splitlines()
+    assert lines[0] == "4 groups of 12 units of 'z' (random, seed 1)" and len(lines) == 5
+    assert Groups("z", [[(1, 2), (0, 3)]]) == Groups("z", [[(0, 3), (1, 2)]]), "order within a group says nothing"
+    embedded = Groups.contiguous(model, "embed", 2)
+    embedded.save(tmp_path / "groups.json")
+    assert Groups.load(tmp_path / "groups.json") == embedded
+
+
+# ---------------------------------------------------------------- masks
+
+def test_masks_keep_or_drop():
+    groups = Groups.contiguous(plain("gpt2"), "mlp_post", 3, 0)      # 43, 43 and 42 neurons
+    assert groups.keep([0, 2]) == groups.drop(1) and groups.keep([0, 2]) != groups.keep([0])
+    assert groups.drop(1).active == 85 and groups.drop(1).row.tolist() == [True, False, True]
+    assert str(groups.drop(1)) == "keeps 2 of 3 groups (0, 2): 85 of 128 units are active"
+
+
+# ---------------------------------------------------------------- bad input
+
+@pytest.mark.parametrize("number", [0, 13])
+def test_more_groups_than_units(number):
+    for make in (Groups.contiguous, Groups.random):
+        sentence(lambda: make(plain("gpt2"), "z", number), f"{number} groups cannot be made of 12 units", "1 to 12")
+
+
+def test_groups_that_are_none():
+    sentence(lambda: Groups("z", []), "there is no group", "at least one group")
+    sentence(lambda: Groups("z", [[(0, 1)], []]), "group 1 is empty", "at least one unit")
+    sentence(lambda: Groups("z", [[(0, 1)], [(0, 1)]]), "unit 1 of layer 0 is in two groups")
+    sentence(lambda: Groups("neurons", [[(0, 1)]]), "no activation is called 'neurons'", "mlp_post")
+
+
+def test_an_empty_set_of_groups():
+    groups = Groups.singles(plain("gpt2"), "z")
+    for verb in ("keep", "drop"):
+        sentence(lambda: getattr(groups, verb)([]), f"the set of groups to {verb} is empty",
+                 "drop(range(12)) masks everything")
+
+
+@pytest.mark.parametrize("group", [12, -1])
+def test_an_unknown_group(group):
+    groups = Groups.singles(plain("gpt2"), "z")
+    for verb in (groups.keep, groups.drop):
+        sentence(lambda: verb([0, group]), f"group {group} is unknown", "groups 0 to 11")
+
+
+def test_a_file_without_groups(tmp_path):
+    path = tmp_path / "groups.json"
+    sentence(lambda: Groups.load(path), "there is no file 'groups.json'")
+    for content in ("{", '{"kind": "z"}', "[1]", '{"kind": "z", "rule": "", "members": [[1]]}'):
+        path.write_text(content)
+        sentence(lambda: Groups.load(path), "'groups.json' holds no groups or is damaged", "Groups.save")
+    path.write_text(json.dumps({"kind": "z", "rule": "", "members": [[]]}))
+    sentence(lambda: Groups.load(path), "group 0 is empty")
