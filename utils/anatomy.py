@@ -155,9 +155,8 @@ def take_apart(model) -> Anatomy | None:
 
 # ---------------------------------------------------------------- when to trust the pieces
 
-_TRUSTED: WeakKeyDictionary = WeakKeyDictionary()  # model: (version of its weights, longest prompt compared, equal)
-
-
+# For each model: version of its weights, greatest length at which the pieces were exact, least at which they were not.
+_COMPARED: WeakKeyDictionary = WeakKeyDictionary()
 OWN_HOOKS = ("transformer_lens.model_bridge.", "transformers.")  # these watch a library's own passes and change nothing
 
 
@@ -189,7 +188,10 @@ def anatomy_of(model, prompts: Prompts, equal: Callable[[Anatomy, Prompts], bool
     if anatomy is None or not _readable(anatomy, prompts):
         return None
     weights, width = sum(p._version for p in model.parameters()), prompts.tokens.shape[1]
-    known = _TRUSTED.get(model)
-    if known is None or known[0] != weights or known[1] < width:
-        known = _TRUSTED[model] = weights, width, equal(anatomy, prompts)
-    return anatomy if known[2] else None
+    known, equal_to, other_from = _COMPARED.get(model, (None, 0, float("inf")))
+    if known != weights:
+        equal_to, other_from = 0, float("inf")
+    if equal_to < width < other_from:
+        equal_to, other_from = (width, other_from) if equal(anatomy, prompts) else (equal_to, width)
+        _COMPARED[model] = weights, equal_to, other_from
+    return anatomy if width <= equal_to else None
