@@ -233,7 +233,7 @@ def rome(model, n: int = 30) -> dict[str, float]:
         peak = mean[:, 2].argmax()
         interval = bootstrap(traces[:, peak, 2])
         numbers |= {f"rome_{name}_last_subject_low": float(interval.low), f"rome_{name}_last_subject_high": float(interval.high)}
-        numbers |= {f"rome_{name}_L{l}": " ".join(f"{v:.2f}" for v in mean[l].tolist()) for l in range(len(mean))}
+        numbers |= {f"rome_{name}_L{l}": " ".join(f"{round(v, 2) + 0.0:.2f}" for v in mean[l].tolist()) for l in range(len(mean))}
     return numbers
 
 
