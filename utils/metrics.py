@@ -84,8 +84,7 @@ class Probability:
         return logits.softmax(-1).gather(-1, self.answer[index, None]).squeeze(-1)
 
     def narrow(self) -> tuple[Int[torch.Tensor, "token"], _Picked]:
-        tokens, places = self.answer.unique(return_inverse=True)
-        return tokens, _Picked(places, True)
+        return _Picked.from_answers(self.answer, exponential=True)
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,7 @@ class LogProbability:
         return logits.log_softmax(-1).gather(-1, self.answer[index, None]).squeeze(-1)
 
     def narrow(self) -> tuple[Int[torch.Tensor, "token"], _Picked]:
-        tokens, places = self.answer.unique(return_inverse=True)
-        return tokens, _Picked(places, False)
+        return _Picked.from_answers(self.answer, exponential=False)
 
 
 @dataclass(frozen=True)
@@ -107,6 +105,11 @@ class _Picked:
     places: Int[torch.Tensor, "prompt"]
     exponential: bool
     of_log_probabilities = True
+
+    @staticmethod
+    def from_answers(answer: Int[torch.Tensor, "prompt"], exponential: bool) -> tuple[Int[torch.Tensor, "token"], _Picked]:
+        tokens, places = answer.unique(return_inverse=True)
+        return tokens, _Picked(places, exponential)
 
     def __call__(self, values: Logits, index: Index) -> Float[torch.Tensor, "row"]:
         chosen = values.gather(-1, self.places[index, None]).squeeze(-1)
