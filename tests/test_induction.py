@@ -1,18 +1,15 @@
-"""Induction: kinds of heads on planted patterns, ablations against hooks by hand, weights against dense products."""
+"""Induction: kinds of heads on planted patterns, ablations against hooks by hand (weights: test_composition.py)."""
 import copy
-import math
-import warnings
 
 import pytest
 import torch
 from small_models import HEADS, LAYERS, VOCAB, WIDTH, bridge, hooks_on, naive, plain, random_prompts
+from test_composition import some_weights
 
-from utils import induction, patching
-from utils.induction import ABLATIONS, KINDS, HeadWeights
+from utils import induction
+from utils.induction import ABLATIONS, KINDS
 from utils.interventions import Do, Site, run
-from utils.metrics import LogProbability, bootstrap
 from utils.models import CourseError, Prompts, load_model
-from utils.published import published
 
 S, N = 5, 4
 SIZE = WIDTH // HEADS
@@ -28,11 +25,6 @@ def repeats(n=N, period=S):
 @pytest.fixture(scope="module")
 def shipped():
     return load_model("course-gpt2")
-
-
-@pytest.fixture(scope="module")
-def sequences(shipped):
-    return induction.repeated_prompts(shipped, 12, 30, seed=5)
 
 
 # ---------------------------------------------------------------- sequences and their parts
@@ -263,190 +255,6 @@ def test_resampling_cannot_see_what_every_sequence_shares():
     prompts = repeats()
     assert induction.mlp_map(bridge("gpt2"), prompts, "resample")[:, 0].abs().max() < 1e-5
     assert induction.mlp_map(bridge("gpt2"), prompts, "zero")[:, 0].abs().max() > 1e-2
-
-
-# ---------------------------------------------------------------- the circuit by its weights
-
-def some_weights(seed=0, layers=3, heads=2, width=12, size=3):
-    draw = torch.Generator().manual_seed(seed)
-    make = lambda *shape: torch.randn(layers, heads, *shape, generator=draw)
-    return HeadWeights(make(width, size), make(width, size), make(width, size), make(size, width))
-
-
-def dense_score(w, kind, early, late):
-    writes = w.v[early] @ w.o[early]
-    reads = {"q": w.q[late] @ w.k[late].T, "k": w.k[late] @ w.q[late].T, "v": w.v[late] @ w.o[late]}[kind]
-    norm = torch.linalg.matrix_norm
-    return (norm(writes @ reads) / norm(writes) / norm(reads)).item()
-
-
-@pytest.mark.parametrize("kind", "qkv")
-def test_composition_scores_are_those_of_the_dense_matrices(kind):
-    weights = some_weights()
-    found = induction.composition_scores(weights, kind)
-    assert found.shape == (3, 2, 3, 2)
-    for early in [(layer, head) for layer in range(3) for head in range(2)]:
-        for late in [(layer, head) for layer in range(3) for head in range(2)]:
-            value = found[(*early, *late)].item()
-            if early[0] < late[0]:
-                assert value == pytest.approx(dense_score(weights, kind, early, late), abs=1e-5) and 0 <= value <= 1
-            else:
-                assert math.isnan(value)
-
-
-def planted_weights():
-    """Two layers of two heads, width 4, size 1. Head 0.0 reads direction 0 and writes 1; 1.0 has its keys in
-    direction 1, its queries in 2, its values in 3. Heads 0.1 and 1.1 live in direction 3 alone."""
-    axis = torch.eye(4)
-    column = lambda *directions: torch.stack([axis[d] for d in directions]).view(2, 2, 4, 1)
-    return HeadWeights(q=column(3, 3, 2, 3), k=column(3, 3, 1, 3), v=column(0, 3, 3, 3), o=column(1, 3, 0, 3).mT)
-
-
-def test_composition_finds_the_planted_pair_and_only_through_its_keys():
-    scores = {kind: induction.composition_scores(planted_weights(), kind) for kind in "qkv"}
-    assert scores["k"][0, 0, 1, 0] == 1 and scores["q"][0, 0, 1, 0] == 0 and scores["v"][0, 0, 1, 0] == 0
-    assert scores["k"][0, 1, 1, 0] == 0 and scores["v"][0, 1, 1, 0] == 1 and scores["k"][0, 0, 1, 1] == 0
-
-
-def test_random_matrices_compose_like_one_over_the_root_of_the_width():
-    weights = some_weights(layers=4, heads=4, width=100, size=10)
-    random = induction.random_weights(weights, seed=1)
-    assert random.o.shape == weights.o.shape and not torch.equal(random.q, weights.q)
-    assert torch.equal(random.q, induction.random_weights(weights, seed=1).q)
-    for kind in "qkv":
-        assert induction.composition_scores(random, kind).nanmean().item() == pytest.approx(0.1, rel=0.05)
-
-
-@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "gpt_neox"])
-def test_head_weights_reproduce_queries_keys_and_values(name):
-    """On a centred vector that needs no division, norm and projection of the model are these matrices, up to biases."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        weights = induction.head_weights(bridge(name))
-    assert any("positions act inside the heads" in str(w.message) for w in caught) == (name != "gpt2")
-    assert weights.q.shape == weights.k.shape == (LAYERS, HEADS, WIDTH, SIZE)
-    assert weights.o.shape == (LAYERS, HEADS, SIZE, WIDTH)
-    centred = [w.mean(2).abs().max() < 1e-6 for w in (weights.q, weights.k, weights.v)]   # deaf to a shift of the vector
-    assert all(centred) if name in ("gpt2", "gpt_neox") else not any(centred)
-    draw = torch.Generator().manual_seed(3)
-    vectors = torch.randn(2, WIDTH, generator=draw)
-    vectors = vectors - (0 if name in ("llama", "qwen2") else vectors.mean(-1, keepdim=True))
-    vectors = vectors / vectors.pow(2).mean(-1, keepdim=True).sqrt()
-    block = bridge(name).blocks[1]
-    for kind, own in (("q", weights.q), ("k", weights.k), ("v", weights.v)):
-        out = getattr(block.attn, kind)(block.ln1(vectors[None]))[0]
-        out = out.reshape(2, -1, SIZE)
-        difference = (out[0] - out[1]).repeat_interleave(HEADS // out.shape[1], 0)       # biases cancel
-        mine = torch.einsum("w,hws->hs", vectors[0] - vectors[1], own[1])
-        assert torch.allclose(mine, difference, atol=1e-3 * difference.abs().max()), kind
-
-
-def test_token_vectors_are_what_block_0_makes_of_a_token():
-    model, vectors = plain("gpt2").transformer, induction.token_vectors(bridge("gpt2"), mlp=True)
-    block, embedded = model.h[0], model.wte.weight
-    assert torch.allclose(vectors, embedded + block.mlp(block.ln_2(embedded)), atol=1e-4)
-    assert torch.equal(induction.token_vectors(bridge("gpt2")), embedded)
-    scaled = induction.token_vectors(bridge("gpt2"), mlp=True, divide=True)
-    assert torch.allclose(scaled, torch.nn.functional.layer_norm(vectors, (WIDTH,)), atol=1e-4)
-    llama = induction.token_vectors(bridge("llama"), divide=True)
-    assert torch.allclose(llama.pow(2).mean(-1), torch.ones(VOCAB), atol=1e-3) and llama.mean(-1).abs().max() > 0.05
-    assert torch.equal(bridge("gpt2").W_E, embedded)                                     # the model is as it was
-
-
-def test_the_circuit_is_the_dense_product():
-    weights, vectors = some_weights(), torch.randn(20, 12, generator=torch.Generator().manual_seed(7))
-    circuit = induction.induction_circuit(weights, (0, 1), (2, 0), vectors)
-    by_hand = (vectors @ weights.q[2, 0]) @ (vectors @ weights.v[0, 1] @ weights.o[0, 1] @ weights.k[2, 0]).T
-    assert circuit.shape == (20, 20) and torch.allclose(circuit.AB, by_hand, atol=1e-3)
-    hits = induction.top1(circuit, batch_size=7)
-    assert hits.tolist() == (by_hand.argmax(1) == torch.arange(20)).tolist()
-    assert induction.top1(circuit, torch.tensor([19, 3])).tolist() == [hits[19].item(), hits[3].item()]
-
-
-def test_a_planted_circuit_is_right_for_every_token_and_a_shuffled_one_for_few():
-    """The previous-token head copies its token into a space of its own; the induction head compares tokens there."""
-    tokens = 16
-    eye, none = torch.eye(tokens), torch.zeros(tokens, tokens)
-    vectors = torch.cat([eye, none], 1)                    # tokens live in the first 16 directions
-    low, high = torch.cat([eye, none]), torch.cat([none, eye])
-    stack = lambda first, second: torch.stack([first, second])[:, None]
-    weights = HeadWeights(q=stack(low, low), k=stack(low, high), v=stack(low, low), o=stack(high.T, low.T))
-    circuit = induction.induction_circuit(weights, (0, 0), (1, 0), vectors)
-    assert torch.equal(circuit.AB, eye) and induction.top1(circuit).all()
-    circuit.B = circuit.B.roll(1, 1)
-    assert not induction.top1(circuit).any()
-
-
-# ---------------------------------------------------------------- the shipped model: what lesson 04 says about it
-
-def test_the_second_half_is_known_and_the_first_is_not(shipped, sequences):
-    made = induction.predictions(shipped, sequences)
-    assert made.accuracy().mean() >= 0.95 and made.accuracy("first half").mean() <= 0.02
-    assert made.loss().mean() < 0.6 and made.loss("first half").mean() > 6
-    # the first token of the second copy: a bet on the start of the text, nearly always the top token and never probable
-    assert made.accuracy("boundary").mean() > 0.8 and made.loss("boundary").mean() > 5
-
-
-def test_induction_head_and_previous_token_head_exist_and_no_duplicate_token_head(shipped, sequences):
-    scores = induction.head_scores(shipped, sequences)
-    assert induction.best_head(scores["induction"]) == (3, 2) and scores["induction"][3, 2].mean() > 0.9
-    assert induction.best_head(scores["previous-token"]) == (2, 1) and scores["previous-token"][2, 1].mean() > 0.9
-    assert scores["duplicate-token"].mean(-1).max() < 0.2
-
-
-def test_both_heads_are_needed_and_random_heads_are_not(shipped, sequences):
-    pair = [(2, 1), (3, 2)]
-    controls = induction.random_heads(shipped, 1, 5, exclude=pair, seed=1)
-    losses = induction.knock_out(shipped, sequences, [[], *([head] for head in pair), *controls])
-    assert (losses[1:3].mean(1) > 6).all() and losses[0].mean() < 0.6 and losses[3:].mean() < 0.6
-    assert bootstrap(losses[3:].mean(0)).high < bootstrap(losses[1]).low
-
-
-def test_the_circuit_by_weights(shipped):
-    """Embeddings alone give some of it, the MLP of block 0 nearly all; other pairs give nothing."""
-    weights, previous, head = induction.head_weights(shipped), (2, 1), (3, 2)
-
-    def rate(early, late, **how):
-        circuit = induction.induction_circuit(weights, early, late, induction.token_vectors(shipped, **how))
-        return induction.top1(circuit).float().mean().item()
-    assert 0.15 < rate(previous, head) < 0.4 and rate(previous, head, mlp=True) > 0.85
-    assert rate((2, 3), head, mlp=True) < 0.05 and rate(previous, (4, 0), mlp=True) < 0.05
-    scores = {kind: induction.composition_scores(weights, kind) for kind in "qkv"}
-    assert scores["k"][:, :, 3, 2].nan_to_num(0).argmax() == 2 * 5 + 1
-    assert scores["k"][2, 1, 3, 2] > 0.15 and scores["q"][2, 1, 3, 2] < 0.08 and scores["v"][2, 1, 3, 2] < 0.08
-
-
-def test_an_idle_induction_head_rests_on_the_first_token_and_bets_on_it(shipped, sequences):
-    resting = induction.patterns(shipped, sequences.tokens)[3, 2][:, 2:31, 1].mean()
-    losses = induction.knock_out(shipped, sequences, [[], [(3, 2)]], part="boundary").mean(1)
-    assert resting > 0.7 and losses[1] > losses[0] + 0.7
-
-
-def test_the_pair_composes_through_keys_in_runs_too(shipped, sequences):
-    """Path patching: the prediction is lost with the keys that another first half gives, not with queries or values."""
-    period, tokens = 30, sequences.tokens
-    other = tokens.clone()
-    other[:, 1:period + 1] = tokens[:, 1:period + 1].roll(1, 0)
-    cut = lambda t: Prompts(t[:, :-1], torch.ones_like(t[:, :-1]), sequences.ends - 1, ((),) * len(t))
-    outcome = LogProbability(tokens[:, -1])
-    lost = {kind: patching.path_map(shipped, cut(tokens), cut(other), outcome, [patching.Receiver(kind, 3, 2)],
-                                    senders=[(2, 1), (2, 3)]).effect[2] for kind in "qkv"}
-    assert lost["k"][1] > 0.8 and max(lost["q"][1], lost["v"][1], lost["k"][3]) < 0.1
-
-
-def test_mlps_matter_and_what_they_seem_to_do_depends_on_the_donor(shipped):
-    prompts = induction.repeated_prompts(shipped, 8, 8, seed=1)
-    maps = {how: induction.mlp_map(shipped, prompts, how).mean(-1) for how in ABLATIONS}
-    end, first_a, first_b, elsewhere = 15, 7, 8, 3
-    assert maps["first copy"][:3, end].max() < 0.3 and maps["first copy"][3:6, end].min() > 1
-    for how in ("mean", "resample"):
-        assert maps[how][0, [first_a, first_b, end]].min() > 4 and maps[how][0, elsewhere] < 0.3
-        assert maps[how][:, 0].abs().max() < 1e-3
-    assert maps["zero"][0, elsewhere] > 4 and maps["zero"][1, 0] > 0.3
-
-
-def test_the_published_circuit_has_its_number():
-    assert published("induction circuit").value == "0.2283"
 
 
 # ---------------------------------------------------------------- mistakes
