@@ -1,4 +1,8 @@
 """Fixtures for all tests."""
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share the cores: more threads would wait for one another
+
 import pytest
 from tiny import Course
 

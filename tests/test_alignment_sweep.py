@@ -8,11 +8,12 @@ from small_models import LAYERS, WIDTH, plain
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerFast
 
+from utils.adders import encode_sums, load_adder
 from utils.alignment import load_subspace
 from utils.alignment.__main__ import main
 from utils.alignment.controls import MEANING
 from utils.alignment.results import Layout, read_results, run_cells
-from utils.alignment.study import Study, encode_sums, load_adder, sweep
+from utils.alignment.study import Study, sweep
 
 LAYOUT = Layout(("layer", "rank"), ("layer", "rank", "name", "iia", "low", "high"), 2)
 CELLS = [(layer, rank) for layer in range(3) for rank in (1, 4)]

@@ -13,7 +13,7 @@ from tiny import ROOT
 
 from utils.authoring.notebook import code_cells, source
 
-TOOLS = {"jupyterlab", "ipykernel", "nbval", "pytest"}          # used by name, not by an import
+TOOLS = {"jupyterlab", "ipykernel", "nbval", "pytest", "pytest_xdist"}          # used by name, not by an import
 # Imported, and always there with the package on the right, or a part of it.
 COMES_WITH = {"IPython": "ipykernel", "tokenizers": "transformers", "huggingface_hub": "transformers",
               "yaml": "transformers", "einops": "transformer_lens", "sklearn": "scikit_learn"}

@@ -14,7 +14,7 @@ ROOT = UTILS.parent
 FLOORS = {"templates": 0, "start": 0, "sources": 0, "context_patterns": 0,                           # the ground: words, versions, files
           "models": 1, "tasks": 1, "metrics": 1, "published": 1, "causal_graphs": 1, "causal_models": 2, "cliques": 2, "rules": 3, "networks": 3,
           "sites": 2, "subjects": 2, "flows": 2, "sampling": 2, "importance": 3, "search": 4, "writing": 3, "anatomy": 3, "layouts": 3,
-          "classifiers": 3, "reviews": 3, "contexts": 2, "spans": 4,
+          "classifiers": 3, "adders": 2, "reviews": 3, "contexts": 2, "spans": 4,
           "hooked": 4, "passes": 4, "copies": 4,
           "reuse": 5, "interventions": 6,
           "decoding": 7, "patching": 7, "induction": 7, "tracing": 7, "groups": 7, "frozen": 7, "alignment": 8, "disentangling": 7,

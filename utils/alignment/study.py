@@ -9,26 +9,20 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
+from ..adders import all_sums, encode_sums, load_adder
 from ..causal_models import SUMS, addition, sample_counterfactuals, split
 from ..frozen import Frozen, freeze
-from ..models import CourseError, Prompts, padded
 from ..sites import Site, validate
-from ..sources import Shelf, architecture_of, require_complete, require_files, require_finite
+from ..sources import CourseError
 from .controls import MEANING, control_table, cross_scores
 from .fitting import Options, fit
 from .results import Cell, Layout, run_cells
 from .subspaces import require_ranks
 from .swaps import Swaps, locate
 
-if TYPE_CHECKING:
-    from transformers import GPT2ForSequenceClassification
-
-SHELF = Shelf("load_adder", {"arithmetic-gpt2": "GPT-2 trained for this course to add three numbers"},
-              ("mara589/arithmetic-gpt2",))
 FIELDS = ("layer", "rank", "graph", "name", "scored_on", "iia", "low", "high", "rows", "steps", "seconds")
 
 
@@ -36,7 +30,7 @@ FIELDS = ("layer", "rank", "graph", "name", "scored_on", "iia", "low", "high", "
 class Study:
     """What is searched, and on how many swaps.
 
-    model: see `load_adder`. graphs: names of `causal_models.SUMS`, whose P is searched. position: one index for all
+    model: see `adders.load_adder`. graphs: names of `causal_models.SUMS`, whose P is searched. position: one index for all
     prompts, None for all positions jointly. held_out: share of the 1,000 inputs.
     """
     model: str
@@ -158,7 +152,7 @@ def _loaded(name: str):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         untrained = type(model)(model.config).eval().requires_grad_(False)
-    return model, encode_sums(model, addition("(X+Y+Z)").all_inputs()), untrained.to(model.device)
+    return model, encode_sums(model, all_sums()), untrained.to(model.device)
 
 
 @lru_cache(maxsize=1)
@@ -176,37 +170,3 @@ def _swaps(study: Study, graph: str, layer: int) -> tuple[Swaps, Swaps]:
     parts = zip(split(inputs, study.held_out, study.seed), (study.rows, study.held_out_rows), (1, 2))
     return tuple(locate(_frozen(study.model, layer, study.position)[0], inputs, sample_counterfactuals(
         model, "P", rows, among=among, seed=study.seed * 100 + shift)) for among, rows, shift in parts)
-
-
-# ---------------------------------------------------------------- the model
-
-def load_adder(name: str = "arithmetic-gpt2", device: str | None = None) -> GPT2ForSequenceClassification:
-    """Load a `GPT2ForSequenceClassification` (shipped model, local folder or hub id), its tokenizer attached.
-
-    On `device` (None: GPU if there is one, else CPU), frozen. Raises CourseError for an unknown name, a hub id that
-    cannot be fetched, another kind of model, an incomplete or damaged folder, or weights that are not finite.
-    """
-    import transformers
-
-    source = SHELF.find(str(name))
-    if isinstance(source, Path):
-        made_for = architecture_of(source)
-        if made_for != "GPT2ForSequenceClassification":
-            raise CourseError(f"{source.name!r} holds a {made_for or 'model of no named class'}, but the sums need a "
-                              "GPT2ForSequenceClassification")
-        require_files(source)
-    else:
-        SHELF.require_network_or_cache(source)
-    with SHELF.loading(source):
-        model, info = transformers.GPT2ForSequenceClassification.from_pretrained(
-            source, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
-        require_complete(getattr(source, "name", source), info)
-        model.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    require_finite(str(name), model)
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval().requires_grad_(False)
-
-
-def encode_sums(model, inputs) -> Prompts:
-    """The prompts "X+Y+Z=" of some inputs, [input, 3]."""
-    return padded(model, [model.tokenizer.encode(f"{x}+{y}+{z}=", add_special_tokens=False)
-                          for x, y, z in inputs.tolist()])

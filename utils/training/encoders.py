@@ -1,7 +1,7 @@
-"""Training a small BERT from scratch: WordPiece tokenizer, configuration, a loop that goes on where it stopped, export.
+"""Training a small model from scratch: BERT's tokenizer and configuration, a loop that goes on where it stopped, export.
 
-A recipe gives a new model, a function that makes a batch from a `random.Random`, and a loss; see `sentiment_bert` and
-`qa_bert`. What it shares with the recipe of the language model is in `loop`.
+A recipe gives a new model, a function that makes a batch from a `random.Random`, and a loss; see `sentiment_bert`,
+`qa_bert` and `arithmetic_gpt2`. What it shares with the recipe of the language model is in `loop`.
 """
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def configuration(tokenizer: BertTokenizerFast, *, layers: int, heads: int, widt
 
 def train(folder: Path, new_model: Callable[[], PreTrainedModel], batch: Callable[[random.Random], Batch],
           loss: Callable[[PreTrainedModel, Batch], torch.Tensor], *, seed: int, steps: int, rate: float = 2e-3,
-          warm_up: int = 100, save_every: int = 250) -> PreTrainedModel:
+          warm_up: int = 100, save_every: int = 250, blocks: str = ".layer.") -> PreTrainedModel:
     """Train from the last checkpoint in `folder`, or from scratch; returns the float32 model.
 
     new_model: called after seeding. batch: everything drawn comes from the generator it is given, or an interrupted run
-    would end otherwise. loss: a scalar, from the bfloat16 copy of the model and a batch.
+    would end otherwise. loss: a scalar, from the bfloat16 copy of the model and a batch. blocks: see `make_optimizers`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    trainer, rng, start = loop.Trainer(new_model().train(), rate, blocks=".layer."), random.Random(seed), 0
+    trainer, rng, start = loop.Trainer(new_model().train(), rate, blocks), random.Random(seed), 0
     state = loop.read_state(folder)
     if state:
         start = loop.restore(trainer, rng, state)
