@@ -15,10 +15,13 @@ from utils.models import CHECKPOINTS
 
 from .jobs import SHIPPED
 
+ADDER = "arithmetic-gpt2"                                   # the shipped classifier
+PEERS_OWN = {"peer_tracer", "alignment.peer_pyvene"}        # sides that run in the peers' environment
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 # width, layers, heads, vocabulary, positions
 SHAPES = {"gpt2-shape": (768, 12, 12, 50257, 1024), "tiny-shape": (64, 4, 4, 2560, 128)}
+SHAPES |= {"gpt2-classifier": SHAPES["gpt2-shape"], "tiny-classifier": SHAPES["tiny-shape"]}
 
 
 def default_folder() -> Path:
@@ -51,26 +54,28 @@ def model_folder(name: str, scratch: Path) -> Path:
     """The shipped model, or a GPT-2 of one of `SHAPES` with random weights, saved in `scratch`.
 
     Matrices are drawn four times as wide as GPT-2's initialisation, without which every output would be nearly uniform.
-    The tokenizer is that of the shipped model; the rest of a larger vocabulary stays unused.
+    The tokenizer is that of the shipped model of the same kind; the rest of a larger vocabulary stays unused.
     """
-    if name == SHIPPED:
-        return CHECKPOINTS / SHIPPED
+    if name in (SHIPPED, ADDER):
+        return CHECKPOINTS / name
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel, logging
+    from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, logging
 
     logging.disable_progress_bar()
-    folder = scratch / name
+    folder, classifies = scratch / name, name.endswith("classifier")
     width, layers, heads, vocabulary, positions = SHAPES[name]
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(n_embd=width, n_layer=layers, n_head=heads, vocab_size=vocabulary,
-                                       n_positions=positions, bos_token_id=0, eos_token_id=0))
+    config = GPT2Config(n_embd=width, n_layer=layers, n_head=heads, vocab_size=vocabulary, n_positions=positions,
+                        bos_token_id=0, eos_token_id=0, num_labels=28 if classifies else 2,
+                        pad_token_id=vocabulary - 1 if classifies else None)
+    model = (GPT2ForSequenceClassification if classifies else GPT2LMHeadModel)(config)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if parameter.dim() > 1 and "wpe" not in parameter_name:
                 parameter.mul_(4)
     model.save_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(CHECKPOINTS / SHIPPED / file, folder)
+        shutil.copy(CHECKPOINTS / (ADDER if classifies else SHIPPED) / file, folder)
     return folder
 
 

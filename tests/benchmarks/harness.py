@@ -12,6 +12,7 @@ from typing import Callable, Sequence
 import numpy as np
 
 TESTS = Path(__file__).resolve().parents[1]
+Arrays = dict[str, np.ndarray]
 TOLERANCE = 1e-4                # largest difference allowed, as a share of the range of the peer's numbers
 
 
@@ -24,7 +25,7 @@ class Answer:
     """What one piece of work took and gave. counted: its floating-point operations, if the side counts them; products:
     (inputs, outputs, operations) for each shape of matrix."""
     seconds: float
-    arrays: dict[str, np.ndarray] = field(repr=False)
+    arrays: Arrays = field(repr=False)
     counted: float | None = None
     products: list[list[int]] = field(default_factory=list)
 
@@ -86,18 +87,52 @@ def in_turns(sides: Sequence[Callable[[], Answer]], repetitions: int) -> list[li
     return answers
 
 
-def largest_difference(ours: dict[str, np.ndarray], peer: dict[str, np.ndarray]) -> float:
+# ---------------------------------------------------------------- the comparison of results
+
+def _require_comparable(ours: Arrays, peer: Arrays) -> None:
+    if ours.keys() != peer.keys() or any(ours[name].shape != peer[name].shape for name in peer):
+        shapes = [{name: array.shape for name, array in side.items()} for side in (ours, peer)]
+        raise BenchmarkError(f"the results cannot be compared: {shapes[0]} against {shapes[1]}")
+    if not all(np.isfinite(array).all() for side in (ours, peer) for array in side.values()):
+        raise BenchmarkError("a result is not finite")
+
+
+def _require_variety(numbers: np.ndarray) -> None:
+    if np.ptp(numbers) == 0:
+        raise BenchmarkError("all numbers of the peer are the same: the prompts or the model were chosen badly")
+
+
+def largest_difference(ours: Arrays, peer: Arrays) -> float:
     """Largest absolute difference as a share of the range of the peer's numbers.
 
     Raises BenchmarkError if names or shapes differ, a number is not finite, or the peer's numbers are all the same
     (then equal results would mean nothing).
     """
-    if ours.keys() != peer.keys() or any(ours[name].shape != peer[name].shape for name in peer):
-        shapes = [{name: array.shape for name, array in side.items()} for side in (ours, peer)]
-        raise BenchmarkError(f"the results cannot be compared: {shapes[0]} against {shapes[1]}")
+    _require_comparable(ours, peer)
     a, b = (np.concatenate([side[name].astype(np.float64).ravel() for name in peer]) for side in (ours, peer))
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise BenchmarkError("a result is not finite")
-    if np.ptp(b) == 0:
-        raise BenchmarkError("all numbers of the peer are the same: the prompts or the model were chosen badly")
+    _require_variety(b)
     return float(np.abs(a - b).max() / np.ptp(b))
+
+
+def largest_lead(ours: Arrays, peer: Arrays) -> float:
+    """How far from a tie the peer was, at most, where the two sides give different "classes"; 0 if none differs.
+
+    The peer's "lead" is the distance from its best logit to the second, as a share of the range of all its logits:
+    rounding can change a class only where it is tiny. Raises BenchmarkError as `largest_difference` does.
+    """
+    _require_comparable(ours, {"classes": peer["classes"]})
+    _require_variety(peer["classes"])
+    return float(peer["lead"][ours["classes"] != peer["classes"]].max(initial=0.0))
+
+
+def largest_shortfall(ours: Arrays, peer: Arrays) -> float:
+    """By how much a score of ours is below the peer's, at most; negative if all are above.
+
+    Raises BenchmarkError if names or shapes differ or a score is not finite.
+    """
+    _require_comparable(ours, peer)
+    return float(max((peer[name] - ours[name]).max() for name in peer))
+
+
+COMPARISONS = {"numbers": ("same numbers", largest_difference), "classes": ("same classes", largest_lead),
+               "scores": ("IIA not lower", largest_shortfall)}

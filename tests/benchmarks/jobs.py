@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from utils.tasks import ioi_pair
 
+from .harness import TOLERANCE
+
 PAIR = ioi_pair()                                   # 17 tokens with the beginning-of-text token
 SECOND_SUBJECT = 10                                 # where the two prompts of PAIR differ
 UNRELATED = "When Anna met Paul at her new house in Paris, Paul handed her the red"      # no token as in PAIR.clean
@@ -22,7 +24,9 @@ class Job:
     """One piece of work that both sides do. settings: arguments of the function called `work` on both sides.
 
     target: ratio to reach on the model `on`, if any. share: part of the machine's matrix rate to reach there, if that is
-    measured. only: whether the job is done on no other model.
+    measured. within: seconds that our side may take there. only: whether the job is done on no other model. compare: how
+    results are compared, see `harness.COMPARISONS`; tolerance: what counts as the same. warm_up: changes to the settings
+    in the warm-up. repetitions: at most so many.
     """
     name: str
     title: str
@@ -31,8 +35,13 @@ class Job:
     target: float | None
     settings: dict = field(default_factory=dict)
     share: float | None = None
+    within: float | None = None
     on: str = TARGETED
     only: bool = False
+    compare: str = "numbers"
+    tolerance: float = TOLERANCE
+    warm_up: dict = field(default_factory=dict)
+    repetitions: int | None = None
 
     def settings_for(self, layers: int) -> dict:
         """A window is at most the whole model."""

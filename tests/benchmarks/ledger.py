@@ -5,29 +5,30 @@ import json
 import sys
 from dataclasses import asdict, replace
 from hashlib import sha256
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Sequence
 
 from .environment import HERE
-from .jobs import JOBS
+from .jobs import JOBS, Job
 from .measure import Growth, Pair
 
 
-def code() -> str:
+def code(side: str = "ours") -> str:
     """Changes with any file of the course that our side loads, any file of the benchmark, and the versions of libraries."""
-    from . import ours
-
+    ours = import_module(f".{side}", __package__)
     modules = [module for name, module in sys.modules.items() if name.split(".")[0] == "utils" and module.__file__]
-    files = {*HERE.glob("*.py"), *(Path(module.__file__) for module in modules)}
-    versions = [sys.modules[name].__version__ for name in ours.PACKAGES]
+    files = {*HERE.glob("*.py"), *Path(ours.__file__).parent.glob("*.py"), *(Path(module.__file__) for module in modules)}
+    versions = [version(name) for name in ours.PACKAGES]
     return sha256(b"".join([*(file.read_bytes() for file in sorted(files)), repr(versions).encode()])).hexdigest()
 
 
 class Ledger:
     """One line of JSON for each measurement; those of other code or another number of repetitions do not count."""
 
-    def __init__(self, path: Path, key: str):
-        self.path, self.key, self.versions = path, key, {}
+    def __init__(self, path: Path, key: str, jobs: Sequence[Job] = JOBS):
+        self.path, self.key, self.versions, self.jobs = path, key, {}, jobs
         self.pairs: list[Pair] = []
         self.growth: list[Growth] = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
@@ -40,7 +41,7 @@ class Ledger:
         self.growth += [Growth(**row | {"seconds": tuple(row["seconds"])}) for row in growth]
         if pair:
             numbers = {name: tuple(value) if isinstance(value, list) else value for name, value in pair.items()}
-            self.pairs.append(Pair(**numbers | {"job": next(job for job in JOBS if job.name == pair["job"])}))
+            self.pairs.append(Pair(**numbers | {"job": next(job for job in self.jobs if job.name == pair["job"])}))
 
     def add(self, versions: dict, pair: Pair | None = None, growth: Sequence[Growth] = ()) -> None:
         numbers = asdict(replace(pair, job=pair.job.name)) if pair else None

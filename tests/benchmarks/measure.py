@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Callable, Iterator, Sequence
 
-from .harness import TOLERANCE, Answer, Worker, in_turns, largest_difference
+from .harness import COMPARISONS, Answer, Worker, in_turns
 from .jobs import GROWTH, GROWTH_BATCH, RATE_ROWS, Job
 
 NEGLIGIBLE = 0.01               # shapes with less of the arithmetic are left out of the machine's rate
@@ -21,7 +21,7 @@ class Pair:
     """One job on one model: seconds of every repetition of both sides, largest difference of their results.
 
     counted: floating-point operations that our side carried out; rates: the machine's own, a second, one for each
-    repetition, taken right after it.
+    repetition, taken right after it. scores: ours and the peer's, where scores are compared.
     """
     job: Job
     model: str
@@ -31,6 +31,7 @@ class Pair:
     difference: float
     counted: float = 0
     rates: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -44,11 +45,14 @@ class Pair:
     @property
     def verdicts(self) -> dict[str, bool]:
         """What had to be reached, and whether it was."""
-        found = {"same numbers": self.difference <= TOLERANCE}
-        if self.model == self.job.on and self.job.target is not None:
+        same, targeted = COMPARISONS[self.job.compare][0], self.model == self.job.on
+        found = {same: self.difference <= self.job.tolerance} if targeted or self.job.compare != "scores" else {}
+        if targeted and self.job.target is not None:
             found[f"{self.job.target:g}x"] = self.ratio >= self.job.target
             if self.job.share is not None:
                 found[f"{self.job.share:.0%} of the matrix rate"] = self.share >= self.job.share
+        if targeted and self.job.within is not None:
+            found[f"within {self.job.within:g} s"] = median(self.ours) <= self.job.within
         return found
 
 
@@ -70,21 +74,24 @@ def seconds_of(answers: Sequence[Answer]) -> tuple[float, ...]:
 def measure(job: Job, ours: Worker, peer: Worker, *, model: str, layers: int, threads: int, repetitions: int) -> Pair:
     """One warm-up of each side (ours counts its arithmetic there), then both in turns."""
     settings = job.settings_for(layers)
-    warm_up = ours(job.work, settings, count=True)
-    peer(job.work, settings)
+    warm_up = ours(job.work, settings | job.warm_up, count=True)
+    peer(job.work, settings | job.warm_up)
     sides: list[Callable[[], Answer]] = [partial(ours, job.work, settings), partial(peer, job.work, settings)]
     if job.share is not None:
         largest = [product for product in warm_up.products if product[2] >= NEGLIGIBLE * warm_up.counted]
         sides.insert(1, partial(ours, "matrix_rate", dict(rows=RATE_ROWS, products=largest)))
         sides[1]()
-    answers = in_turns(sides, repetitions)
-    difference = max(largest_difference(a.arrays, b.arrays) for a, b in zip(answers[0], answers[-1]))
+    answers = in_turns(sides, min(repetitions, job.repetitions or repetitions))
+    compare = COMPARISONS[job.compare][1]
+    difference = max(compare(a.arrays, b.arrays) for a, b in zip(answers[0], answers[-1]))
+    scores = tuple(float(own[0].arrays["iia"]) for own in (answers[0], answers[-1])) if job.compare == "scores" else ()
     rates = tuple(float(answer.arrays["rate"]) for answer in answers[1]) if job.share is not None else ()
-    return Pair(job, model, threads, seconds_of(answers[0]), seconds_of(answers[-1]), difference, warm_up.counted or 0, rates)
+    return Pair(job, model, threads, seconds_of(answers[0]), seconds_of(answers[-1]), difference, warm_up.counted or 0,
+                rates, scores)
 
 
 def pairs(jobs: Sequence[Job], pythons: dict[str, Path], folder: Path, *, threads: int, repetitions: int,
-          versions: dict[str, dict]) -> Iterator[Pair]:
+          versions: dict[str, dict], ours: str = "ours") -> Iterator[Pair]:
     """All jobs on one model with one number of threads. pythons: the interpreter of each side; fills `versions`."""
     jobs = [job for job in jobs if not job.only or job.on == folder.name]
     if not jobs:
@@ -92,10 +99,10 @@ def pairs(jobs: Sequence[Job], pythons: dict[str, Path], folder: Path, *, thread
     layers = json.loads((folder / "config.json").read_text(encoding="utf-8"))["n_layer"]
     with ExitStack() as stack:
         workers = {side: stack.enter_context(Worker(pythons[side], side, folder, threads))
-                   for side in dict.fromkeys(["ours", *(job.peer for job in jobs)])}
+                   for side in dict.fromkeys([ours, *(job.peer for job in jobs)])}
         versions |= {side: worker.versions for side, worker in workers.items()}
         for job in jobs:
-            yield measure(job, workers["ours"], workers[job.peer], model=folder.name, layers=layers, threads=threads,
+            yield measure(job, workers[ours], workers[job.peer], model=folder.name, layers=layers, threads=threads,
                           repetitions=repetitions)
 
 

@@ -9,9 +9,15 @@ from .jobs import GROWTH_BATCH, RATE_ROWS
 from .measure import SLACK, Growth, Pair, growth_verdicts
 
 NAMES = {"ours": "the course", "peer_lens": "TransformerLens", "peer_tracer": "causal-tracer",
-         "peer_loop": "loop of forward passes", "peer_loop_plain": "loop on the Hugging Face model alone"}
+         "peer_loop": "loop of forward passes", "peer_loop_plain": "loop on the Hugging Face model alone",
+         "alignment.ours": "the course", "alignment.peer_pyvene": "pyvene",
+         "alignment.peer_bridge": "TransformerLens, on a bridge",
+         "alignment.peer_hooked": "TransformerLens, on the classifier", "alignment.peer_loop": "loop of forward passes"}
 MODELS = {"gpt2-shape": "GPT-2 small's shape (12 layers, width 768, 12 heads, vocabulary 50257), random weights",
           "course-gpt2": "the shipped model (8 layers, width 160, 5 heads, vocabulary 2560)",
+          "gpt2-classifier": "a classifier of GPT-2 small's shape (12 layers, width 768, 12 heads), random weights",
+          "arithmetic-gpt2": "the shipped adder (6 layers, width 128, 4 heads)",
+          "tiny-classifier": "a tiny classifier (4 layers, width 64, 4 heads), random weights; its times mean nothing",
           "tiny-shape": "a tiny GPT-2 (4 layers, width 64, 4 heads), random weights; its times mean nothing"}
 _ROWS = ", ".join(map(str, RATE_ROWS))
 NOTES = f"""## What is in the times, and what is not
@@ -63,7 +69,11 @@ def _comparison(pairs: Sequence[Pair]) -> list[str]:
     return _table(head, [[
         pair.job.title, str(pair.threads), _times(pair.ours), _times(pair.peer), NAMES[pair.job.peer],
         f"{pair.ratio:.1f}", ", ".join(what for what in pair.verdicts if what != "same numbers") or "same numbers",
-        _reached(pair.verdicts), f"{pair.difference:.1e}"] for pair in pairs])
+        _reached(pair.verdicts), _difference(pair)] for pair in pairs])
+
+
+def _difference(pair: Pair) -> str:
+    return "IIA {:.3f} against {:.3f}".format(*pair.scores) if pair.scores else f"{pair.difference:.1e}"
 
 
 def _arithmetic(pairs: Sequence[Pair]) -> list[str]:
@@ -85,9 +95,9 @@ def _growth(rows: Sequence[Growth]) -> list[str]:
 
 
 def write(pairs: Sequence[Pair], growth: Sequence[Growth], *, machine: str, versions: dict[str, dict[str, str]],
-          date: str, command: str) -> str:
-    """The report as markdown."""
-    lines = ["# Benchmarks", "", f"Written by `{command}` on {date}. Do not edit: run it again.", "",
+          date: str, command: str, title: str = "Benchmarks", notes: str = NOTES, arithmetic: bool = True) -> str:
+    """The report as markdown. arithmetic: whether the operations of our runs are shown."""
+    lines = [f"# {title}", "", f"Written by `{command}` on {date}. Do not edit: run it again.", "",
              f"- machine: {machine}"]
     lines += [f"- {NAMES[side]}: " + ", ".join(f"{name} {number}" for name, number in found.items())
               for side, found in versions.items()]
@@ -95,7 +105,8 @@ def write(pairs: Sequence[Pair], growth: Sequence[Growth], *, machine: str, vers
     for model in dict.fromkeys(pair.model for pair in pairs):
         own = [pair for pair in pairs if pair.model == model]
         lines += [f"## On {MODELS[model]}", "", *_comparison(own)]
-        lines += ["The arithmetic that remains in our runs:", "", *_arithmetic(own)]
+        if arithmetic:
+            lines += ["The arithmetic that remains in our runs:", "", *_arithmetic(own)]
     if growth:
         lines += [f"## Growth, on {MODELS[growth[0].model]}", "", *_growth(growth)]
-    return "\n".join([*lines, NOTES])
+    return "\n".join([*lines, notes])

