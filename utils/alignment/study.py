@@ -169,4 +169,4 @@ def _swaps(study: Study, graph: str, layer: int) -> tuple[Swaps, Swaps]:
     inputs = model.all_inputs()
     parts = zip(split(inputs, study.held_out, study.seed), (study.rows, study.held_out_rows), (1, 2))
     return tuple(locate(_frozen(study.model, layer, study.position)[0], inputs, sample_counterfactuals(
-        model, "P", rows, among=among, seed=study.seed * 100 + shift)) for among, rows, shift in parts)
+        model, "P", rows, changed=None, among=among, seed=study.seed * 100 + shift)) for among, rows, shift in parts)
