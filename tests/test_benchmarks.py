@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks import measure, report
+from benchmarks import harness, measure, report
 from benchmarks.__main__ import main
 from benchmarks.environment import HERE, ROOT, machine, model_folder, peers_python
 from benchmarks.harness import Answer, BenchmarkError, Worker, in_turns, largest_difference
@@ -52,7 +52,7 @@ def test_both_sides_do_the_same_work_in_their_own_processes(tiny):
     pythons = dict.fromkeys(["ours", "peer_lens"], sys.executable)
     pair, = measure.pairs([job], pythons, tiny, threads=1, repetitions=2, versions=versions)
     assert len(pair.ours) == len(pair.peer) == 2 and min(pair.ours + pair.peer) > 0
-    assert pair.difference <= measure.TOLERANCE and pair.counted > 0
+    assert pair.difference <= harness.TOLERANCE and pair.counted > 0
     assert pair.verdicts == {"same numbers": True} and versions["peer_lens"]["transformer_lens"]
 
 
@@ -75,7 +75,7 @@ def test_transformer_lens_gives_the_same_numbers(sides, name):
     job = next(job for job in JOBS if job.name == name)
     own, theirs = (getattr(side, job.work) for side in (ours, lens))
     expected = theirs(peer, **job.settings)
-    assert largest_difference(own(model, **job.settings), expected) <= measure.TOLERANCE
+    assert largest_difference(own(model, **job.settings), expected) <= harness.TOLERANCE
     exchanged = job.settings | dict(clean=job.settings["corrupted"], corrupted=job.settings["clean"])
     assert largest_difference(own(model, **exchanged), expected) > 0.01
 
@@ -86,7 +86,7 @@ def test_loops_over_masks_give_the_same_numbers(tiny, kind, layers, groups):
     job = next(job for job in JOBS if job.name == "masks-heads")
     settings = job.settings | dict(kind=kind, layers=layers, groups=groups, number=20)
     found, *expected = (side.masks(side.load(str(tiny)), **settings) for side in (ours, peer_loop, peer_loop_plain))
-    assert all(largest_difference(found, other) <= measure.TOLERANCE for other in expected)
+    assert all(largest_difference(found, other) <= harness.TOLERANCE for other in expected)
     other = ours.masks(ours.load(str(tiny)), **settings | dict(layers=layers[::-1]))
     assert len(layers) == 1 or largest_difference(other, expected[0]) > 0.01
 

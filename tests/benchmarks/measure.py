@@ -46,7 +46,8 @@ class Pair:
     def verdicts(self) -> dict[str, bool]:
         """What had to be reached, and whether it was."""
         same, targeted = COMPARISONS[self.job.compare][0], self.model == self.job.on
-        found = {same: self.difference <= self.job.tolerance} if targeted or self.job.compare != "scores" else {}
+        judged = self.job.compare != "scores" or (targeted and self.job.target is not None)
+        found = {same: self.difference <= self.job.tolerance} if judged else {}
         if targeted and self.job.target is not None:
             found[f"{self.job.target:g}x"] = self.ratio >= self.job.target
             if self.job.share is not None:

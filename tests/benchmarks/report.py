@@ -59,6 +59,8 @@ def _times(seconds: Sequence[float]) -> str:
 
 
 def _reached(verdicts: dict[str, bool]) -> str:
+    if not verdicts:
+        return "-"
     missed = [what for what, reached in verdicts.items() if not reached]
     return "**no**: " + ", ".join(missed) if missed else "yes"
 
@@ -68,8 +70,11 @@ def _comparison(pairs: Sequence[Pair]) -> list[str]:
             "largest difference"]
     return _table(head, [[
         pair.job.title, str(pair.threads), _times(pair.ours), _times(pair.peer), NAMES[pair.job.peer],
-        f"{pair.ratio:.1f}", ", ".join(what for what in pair.verdicts if what != "same numbers") or "same numbers",
-        _reached(pair.verdicts), _difference(pair)] for pair in pairs])
+        f"{pair.ratio:.1f}", _to_reach(pair), _reached(pair.verdicts), _difference(pair)] for pair in pairs])
+
+
+def _to_reach(pair: Pair) -> str:
+    return ", ".join(what for what in pair.verdicts if what != "same numbers") or next(iter(pair.verdicts), "-")
 
 
 def _difference(pair: Pair) -> str:

@@ -71,9 +71,8 @@ def search(model, graph, layer, position, rank, rows, epochs, batch_size) -> Cal
 
 def pairs(model, layer, rank, inputs, batch_size) -> dict[str, np.ndarray]:
     """The class after a swap between every ordered pair of `inputs` of the sums, all positions jointly."""
-    prompts = encode_sums(model, all_sums())
-    frozen = freeze(model, prompts, Site("resid_post", layer))
+    frozen = freeze(model, encode_sums(model, spread(all_sums(), inputs)), Site("resid_post", layer))
     shape = tuple(frozen.values.shape[1:])
     subspace = Subspace(draws.orthonormal(shape[0] * shape[1], rank), {"P": rank}, shape)
-    found = predict_pairs(frozen, subspace, spread(all_sums(), inputs), batch_size=batch_size)
+    found = predict_pairs(frozen, subspace, batch_size=batch_size)
     return {"classes": found.predicted.numpy()}

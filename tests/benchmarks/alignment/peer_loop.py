@@ -41,8 +41,7 @@ def pairs(model, layer, rank, inputs, batch_size) -> Callable[[], dict[str, np.n
 
     Source activations are collected once; every pair is one full pass of the base.
     """
-    sums = all_sums()
-    tokens, kept = encode_sums(model, sums).tokens[spread(sums, inputs)], []
+    tokens, kept = encode_sums(model, spread(all_sums(), inputs)).tokens, []
     for part in tokens.split(batch_size):
         _hooked(model, layer, part, lambda stream: kept.append(stream))
     values, logits = torch.cat(kept), []

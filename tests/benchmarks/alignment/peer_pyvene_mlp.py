@@ -42,7 +42,8 @@ def _logits(intervenable, rank: int, kind: str, rows: dict[str, torch.Tensor], i
     size, feed = len(index), lambda name: {"inputs_embeds": rows[name][index][:, None]}
     width = rows["base"].shape[-1]
     at = [[[0]] * size if variable in kind else None for variable in "PQ"]
-    subspaces = [[[*range(0, rank)]] * size if "P" in kind else None, [[*range(rank, width)]] * size if "Q" in kind else None]
+    parts = {"P": range(rank), "Q": range(rank, width)}
+    subspaces = [[[*part]] * size if variable in kind else None for variable, part in parts.items()]
     sources = [feed(variable) if variable in kind else None for variable in "PQ"]
     _, found = intervenable(feed("base"), sources, {"sources->base": (at, at)}, subspaces=subspaces)
     return found[0].view(size, -1)

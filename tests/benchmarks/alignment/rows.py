@@ -16,11 +16,11 @@ def swaps(graph: str, rows: int) -> tuple[torch.Tensor, Counterfactuals, Counter
     model = addition(graph)
     inputs = model.all_inputs()
     seen, unseen = split(inputs, 0.2, 0)
-    train, held_out = (sample_counterfactuals(model, "P", number, among=among, seed=seed)
+    train, held_out = (sample_counterfactuals(model, "P", number, changed=None, among=among, seed=seed)
                        for seed, (number, among) in enumerate([(rows, seen), (HELD_OUT, unseen)]))
     return inputs, train, held_out
 
 
 def spread(inputs: torch.Tensor, number: int) -> torch.Tensor:
-    """The numbers of so many inputs, evenly spread over all of them."""
-    return torch.arange(number) * len(inputs) // number
+    """So many of the inputs, evenly spread over all of them."""
+    return inputs[torch.arange(number) * len(inputs) // number]
