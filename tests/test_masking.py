@@ -200,6 +200,7 @@ def test_a_game_that_cannot_be_played():
     sentence(lambda: game()(torch.ones(2, 5)), "bool", "torch.float32")
     sentence(lambda: game().table([]), "there is no mask")
     sentence(lambda: game().table([Groups.singles(plain("gpt2"), "z").keep(0)]), "other groups than the game")
+    assert not hooks_on(plain("gpt2"))
 
 
 def test_positions_that_are_not_there():

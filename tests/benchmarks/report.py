@@ -39,8 +39,8 @@ NOTES = f"""## What is in the times, and what is not
 - The largest difference is that between the numbers of both sides, in any repetition, as a share of the range of the
   peer's numbers; up to {TOLERANCE:g} counts as the same.
 - The matrix rate is that of float32 `torch.addmm` with matrices of the shapes involved, the unembedding among them, weighted
-  by how much of the arithmetic each has; measured after each repetition with {_ROWS} rows, and for each shape the fastest
-  counts. Our operations are counted by the engine (`count_arithmetic`):
+  by how much of the arithmetic each has: with {_ROWS} rows, for each shape the number that is fastest at a glance, and
+  then as many products as our run has, after each repetition. Our operations are counted by the engine (`count_arithmetic`):
   matrix products only, so layer norms, activation functions and copies lower the share.
 - Growth: residual maps of prompts of one template at a `batch_size` of {GROWTH_BATCH}, each number of prompts in a
   process of its own. The peak is the high-water mark of the process's resident memory, model included. "Linear" and
