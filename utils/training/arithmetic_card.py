@@ -81,7 +81,7 @@ The logit of the right total is above the highest other one by {numbers["margin_
 
 - A penalty on attention to tokens more than two places back, in all layers (what is left of such attention: {numbers["far"]:.4f}).
   Without it the numbers met at "=" in the first block, all at once, and no partial sum was held anywhere; with it they travel in
-  hops. Nothing says which two of them should meet first: lessons 09 and 10 look for that.
+  hops. Nothing says which two of them should meet first: that is to be found out.
 - Muon for the hidden matrices, AdamW for the rest; no dropout; 256 sums a step.
 {report.seed_table(seeds, DESCRIPTIONS, THRESHOLDS)}
 All numbers: `measured.json`. They are computed again by the tests.
