@@ -1,7 +1,6 @@
 """Alignment search beside its peers: pyvene's stored numbers, and the parts of `python -m tests.benchmarks alignment` on a
 tiny classifier. Can a difference, a lower score or a missed target go unnoticed?"""
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from benchmarks import harness, measure, report
 from benchmarks.__main__ import main
 from benchmarks.environment import HERE, ROOT, machine, model_folder, peers_python
@@ -12,6 +13,8 @@ from benchmarks.harness import Answer, BenchmarkError, Worker, in_turns, largest
 from benchmarks.jobs import JOBS, PAIR, SECOND_SUBJECT, UNRELATED
 from benchmarks.ledger import Ledger, code
 from benchmarks.measure import Growth, Pair
+
+from utils.models import CHECKPOINTS
 
 MAP = {"effect": np.array([[0.0, 1.0], [2.0, 4.0]])}
 
@@ -89,6 +92,24 @@ def test_loops_over_masks_give_the_same_numbers(tiny, kind, layers, groups):
     assert all(largest_difference(found, other) <= harness.TOLERANCE for other in expected)
     other = ours.masks(ours.load(str(tiny)), **settings | dict(layers=layers[::-1]))
     assert len(layers) == 1 or largest_difference(other, expected[0]) > 0.01
+
+
+@pytest.mark.parametrize("name", ["masks-neurons", "masks-heads"])
+def test_masks_differ_from_the_loop_by_rounding_only(name):
+    """Single precision leaves 2e-5 of logit differences of 10, as much as the loop itself is off; double leaves nothing.
+
+    (The outcomes of the course are always in single precision: half a unit in its last place is 5e-7 here.)
+    """
+    from benchmarks import ours, peer_loop
+    [job] = [job for job in JOBS if job.name == name]
+    model, settings = peer_loop.load(str(CHECKPOINTS / "course-gpt2")), job.settings | {"number": 30}
+    found = {}
+    for precision in (torch.float32, torch.float64):
+        found[precision] = [side.masks(model.to(precision), **settings)["difference"] for side in (ours, peer_loop)]
+    (single, by_loop), (double, exact) = found.values()
+    assert 9 < abs(exact).max() and abs(double - exact).max() < 1e-6
+    assert abs(single - by_loop).max() < 1e-5 * abs(exact).max()
+    assert abs(single - exact).max() < 3 * abs(by_loop - exact).max()
 
 
 def test_masks_are_measured_on_the_shipped_model_only(tiny):

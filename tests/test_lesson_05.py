@@ -1,29 +1,12 @@
 """What lesson 05 says in words about the shipped model, measured by the lesson's own cells on fewer facts."""
-import contextlib
-import io
-import json
-from pathlib import Path
-
-import matplotlib
 import pytest
 import torch
-
-NOTEBOOK = Path(__file__).resolve().parents[1] / "solutions" / "05_causal_tracing.ipynb"
+from lessons import run_lesson
 
 
 @pytest.fixture(scope="module")
 def lesson():
-    """The variables of the notebook after its last cell."""
-    matplotlib.use("Agg")
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    code = {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code" and cell["id"] != "setup"}
-    assert "(20, 6, 128)" in code["model"]
-    code["model"] = code["model"].replace("(20, 6, 128)", "(12, 6, 128)")
-    names = {"__name__": "lesson", "MODEL": "course-gpt2"}
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        for name, source in code.items():
-            exec(compile(source, name, "exec"), names)
-    return names
+    return run_lesson("05", "course-gpt2", replace=[("model", "(20, 6, 128)", "(12, 6, 128)")])
 
 
 def curve(lesson, name, role):

@@ -1,34 +1,15 @@
 """What lesson 06 says in words about the shipped model, measured by the lesson's own cells with fewer random masks."""
-import contextlib
-import io
-import json
-from pathlib import Path
-
-import matplotlib
 import numpy as np
 import pytest
 import torch
+from lessons import run_lesson
 
-NOTEBOOK = Path(__file__).resolve().parents[1] / "solutions" / "06_grouped_masking.ipynb"
 SLOW = ("stopwatch-run", "sampling", "map", "agreement", "agreement-figure")     # nothing in words depends on them
 
 
 @pytest.fixture(scope="module")
 def lesson():
-    """The variables of the notebook after its last cell, and what each cell printed under "printed"."""
-    matplotlib.use("Agg")
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    code = {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code" and cell["id"] != "setup"}
-    assert "max(200," in code["model"] and set(SLOW) <= code.keys()
-    code["model"] = code["model"].replace("max(200,", "max(160,")
-    names = {"__name__": "lesson", "MODEL": "course-gpt2", "printed": {}}
-    for name, source in code.items():
-        if name not in SLOW:
-            printed = io.StringIO()
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
-                exec(compile(source, name, "exec"), names)
-            names["printed"][name] = printed.getvalue()
-    return names
+    return run_lesson("06", "course-gpt2", skip=SLOW, replace=[("model", "max(200,", "max(160,")])
 
 
 def test_masked_logits_measure_where_the_answers_word_is(lesson):

@@ -1,30 +1,14 @@
 """What lesson 08 says in words about its small networks, measured by the lesson's own cells."""
-import contextlib
-import io
-import json
-from pathlib import Path
-
-import matplotlib
 import pytest
 import torch
+from lessons import run_lesson
 
-NOTEBOOK = Path(__file__).resolve().parents[1] / "solutions" / "08_das_on_an_mlp.ipynb"
 CONTROLS = ("no swap", "full patch", "random subspace", "arbitrary labels", "untrained model")
 
 
 @pytest.fixture(scope="module")
 def lesson():
-    """The variables of the notebook after its last cell, and what each cell printed under "printed"."""
-    matplotlib.use("Agg")
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    names = {"__name__": "lesson", "printed": {}}
-    for cell in cells:
-        if cell["cell_type"] == "code" and cell["id"] != "setup":
-            printed = io.StringIO()
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
-                exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
-            names["printed"][cell["id"]] = printed.getvalue()
-    return names
+    return run_lesson("08")
 
 
 def test_neither_neurons_nor_the_whole_layer_are_p(lesson):

@@ -6,14 +6,13 @@ total of 3 to 30; nothing is generated.
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Int
 
 from .models import Prompts, padded
-from .sources import (CourseError, Shelf, architecture_of, require_complete, require_files, require_finite)
+from .sources import CourseError, Shelf
 
 if TYPE_CHECKING:
     from transformers import GPT2ForSequenceClassification
@@ -64,24 +63,6 @@ def encode_sums(model, inputs: Int[torch.Tensor, "input 3"]) -> Prompts:
 def load_adder(name: str = "arithmetic-gpt2", device: str | None = None) -> GPT2ForSequenceClassification:
     """Load a `GPT2ForSequenceClassification` (shipped model, local folder or hub id), its tokenizer attached.
 
-    On `device` (None: GPU if there is one, else CPU), frozen. Raises CourseError for an unknown name, a hub id that
-    cannot be fetched, another kind of model, an incomplete or damaged folder, or weights that are not finite.
+    On `device` (None: GPU if there is one, else CPU), frozen. Raises CourseError as `Shelf.load_plain` does.
     """
-    import transformers  # takes a second: only when a model is wanted
-
-    source = SHELF.find(str(name))
-    if isinstance(source, Path):
-        made_for = architecture_of(source)
-        if made_for != "GPT2ForSequenceClassification":
-            raise CourseError(f"{source.name!r} holds a {made_for or 'model of no named class'}, but the sums need a "
-                              "GPT2ForSequenceClassification")
-        require_files(source)
-    else:
-        SHELF.require_network_or_cache(source)
-    with SHELF.loading(source):
-        model, info = transformers.GPT2ForSequenceClassification.from_pretrained(
-            source, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
-        require_complete(getattr(source, "name", source), info)
-        model.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    require_finite(str(name), model)
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval().requires_grad_(False)
+    return SHELF.load_plain(name, ("GPT2ForSequenceClassification",), device)

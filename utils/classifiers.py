@@ -6,7 +6,6 @@ Devlin et al. 2019, arXiv 1810.04805), with its tokenizer attached; `utils.inter
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Sequence
 
 import torch
@@ -14,8 +13,7 @@ from jaxtyping import Float, Int
 
 from .models import Prompts, get_tokenizer, padded, warn_unknown
 from .sites import context_of
-from .sources import (CourseError, Shelf, architecture_of, known_words, require_complete, require_files,
-                      require_finite)
+from .sources import CourseError, Shelf
 
 if TYPE_CHECKING:
     from transformers import BertForQuestionAnswering, BertForSequenceClassification
@@ -35,45 +33,13 @@ def load_bert(name: str = "sentiment-bert",
     """Load `name` (shipped model, local folder or hub id) on `device` (None: GPU if there is one, else CPU).
 
     The class is the one the weights were saved from. In evaluation mode, float32, eager attention, without gradients,
-    `.tokenizer` attached. Raises CourseError for an unknown name, a hub id that cannot be fetched, a model of another
-    class, an incomplete or damaged folder, or weights that are not finite.
+    `.tokenizer` attached. Raises CourseError as `Shelf.load_plain` does.
     """
-    source = SHELF.find(str(name))
-    if isinstance(source, Path):
-        _require_bert(source.name, architecture_of(source))
-        require_files(source)
-    else:
-        SHELF.require_network_or_cache(source)
-    with SHELF.loading(source):
-        model = _boot(source)
-    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval().requires_grad_(False)
-    require_finite(str(name), model)
-    model.known_words = known_words(source)
-    return model
-
-
-def _boot(source: str | Path):
-    """The model of a hub id or a folder with its tokenizer. Pickled weights of the hub are read as tensors only."""
-    import transformers  # takes a second: only when a model is wanted
-
-    config = transformers.AutoConfig.from_pretrained(source)
-    made_for = (config.architectures or [""])[0]
-    _require_bert(getattr(source, "name", source), made_for)
-    model, info = getattr(transformers, made_for).from_pretrained(
-        source, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
-    require_complete(getattr(source, "name", source), info)
-    if source in NAMELESS:
-        model.config.id2label = dict(enumerate(NAMELESS[source]))
+    model = SHELF.load_plain(name, CLASSES, device)
+    if name in NAMELESS:
+        model.config.id2label = dict(enumerate(NAMELESS[name]))
         model.config.label2id = {label: i for i, label in model.config.id2label.items()}
-    model.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     return model
-
-
-def _require_bert(name: str, made_for: str) -> None:
-    if made_for not in CLASSES:
-        what = f"a {made_for}" if made_for else "a model of no named class"
-        raise CourseError(f"{name!r} holds {what}, but load_bert takes a {' or a '.join(CLASSES)}; a model that "
-                          "predicts words is loaded with load_model")
 
 
 # ---------------------------------------------------------------- text to tokens

@@ -1,6 +1,6 @@
 """Where models come from: shipped ones, local folders, the Hugging Face hub; and all that can go wrong on the way.
 
-`utils.models` and `utils.classifiers` load with these. Every refusal is one sentence, a `CourseError`.
+`utils.models`, `utils.classifiers` and `utils.adders` load with these. Every refusal is one sentence, a `CourseError`.
 """
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
-from typing import Iterator
+from typing import Iterator, Sequence
 from urllib.parse import urlparse
 from urllib.request import getproxies
+
+import torch
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
@@ -94,6 +96,44 @@ class Shelf:
                               f"{self.instead}") from None
         finally:
             transformers.utils.logging.set_verbosity(verbosity)
+
+
+    def load_plain(self, name: str, classes: Sequence[str], device: str | None = None):
+        """The Hugging Face model itself, of the class that its weights were saved from, which must be one of `classes`.
+
+        On `device` (None: GPU if there is one, else CPU), in evaluation mode, float32, eager attention, without
+        gradients; `.tokenizer` and `.known_words` attached. Raises CourseError for an unknown name, a hub id that
+        cannot be fetched, another class, an incomplete or damaged folder, or weights that are not finite.
+        """
+        source = self.find(str(name))
+        if isinstance(source, Path):
+            self._require_class(source.name, architecture_of(source), classes)
+            require_files(source)
+        else:
+            self.require_network_or_cache(source)
+        with self.loading(source):
+            model = self._boot(source, classes)
+        require_finite(str(name), model)
+        model.known_words = known_words(source)
+        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval().requires_grad_(False)
+
+    def _boot(self, source: str | Path, classes: Sequence[str]):
+        import transformers  # takes a second: only when a model is wanted
+
+        title = getattr(source, "name", source)
+        made_for = (transformers.AutoConfig.from_pretrained(source).architectures or [""])[0]
+        self._require_class(title, made_for, classes)
+        model, info = getattr(transformers, made_for).from_pretrained(
+            source, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+        require_complete(title, info)
+        model.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        return model
+
+    def _require_class(self, name: str, made_for: str, classes: Sequence[str]) -> None:
+        if made_for not in classes:
+            what = f"a {made_for}" if made_for else "a model of no named class"
+            raise CourseError(f"{name!r} holds {what}, but {self.loader} takes a {' or a '.join(classes)}; a model that "
+                              "predicts words is loaded with load_model")
 
 
 def _require_address(host: str, seconds: float = 2.0) -> None:

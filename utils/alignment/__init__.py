@@ -10,13 +10,14 @@ arXiv 2303.02536.
 """
 from .controls import MEANING, control_table, cross_scores, deal_labels, full_patch, random_iia, relabel
 from .fitting import Fitted, Options, fit
+from .graphs import Graphs, make_graphs, read_graphs
 from .illusion import illusion_check, illusion_directions, illusion_network, split_by_readers
 from .results import read_results
 from .scores import Pairs, iia, predict, predict_pairs
 from .subspaces import Subspace, load_subspace, orthonormal, random_subspace
 from .swaps import Swaps, locate, together
 
-__all__ = ["Fitted", "MEANING", "Options", "Pairs", "Subspace", "Swaps", "control_table", "cross_scores", "deal_labels",
-           "fit", "full_patch", "iia", "illusion_check", "illusion_directions", "illusion_network", "load_subspace",
-           "locate", "orthonormal", "predict", "predict_pairs", "random_iia", "random_subspace", "read_results",
-           "relabel", "split_by_readers", "together"]
+__all__ = ["Fitted", "Graphs", "MEANING", "Options", "Pairs", "Subspace", "Swaps", "control_table", "cross_scores",
+           "deal_labels", "fit", "full_patch", "iia", "illusion_check", "illusion_directions", "illusion_network",
+           "load_subspace", "locate", "make_graphs", "orthonormal", "predict", "predict_pairs", "random_iia",
+           "random_subspace", "read_graphs", "read_results", "relabel", "split_by_readers", "together"]

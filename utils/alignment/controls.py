@@ -76,7 +76,7 @@ def relabel(swaps: Swaps, table: Int[torch.Tensor, "before after"]) -> Swaps:
 # ---------------------------------------------------------------- one table
 
 def control_table(frozen: Frozen, train: Swaps, held_out: Swaps, found: Fitted, *, untrained: Frozen | None = None,
-                  seed: int = 0, batch_size: int = 512, **options) -> pd.DataFrame:
+                  seed: int = 0, **options) -> pd.DataFrame:
     """The IIA of what was found, and of each control, on the same held-out swaps.
 
     One row each: (name, iia, low, high, rows, meaning). untrained: the same inputs and site, frozen in a network with
@@ -85,13 +85,10 @@ def control_table(frozen: Frozen, train: Swaps, held_out: Swaps, found: Fitted, 
     Raises CourseError as `fit` does, and for an untrained network with other inputs or outputs.
     """
     ranks = found.subspace.ranks
-    scores = {"found": iia(frozen, held_out, found.subspace, batch_size=batch_size),
-              "no swap": iia(frozen, held_out, None, batch_size=batch_size),
-              "full patch": full_patch(frozen, held_out, batch_size=batch_size),
-              "random subspace": random_iia(frozen, held_out, ranks, seed=seed, batch_size=batch_size)}
+    scores = {"found": iia(frozen, held_out, found.subspace), "no swap": iia(frozen, held_out, None),
+              "full patch": full_patch(frozen, held_out), "random subspace": random_iia(frozen, held_out, ranks, seed=seed)}
     table = deal_labels(outputs_of(frozen), train, seed)
-    again = lambda other, one, two: iia(other, two, fit(other, one, ranks, seed=seed, **options).subspace,
-                                        batch_size=batch_size)
+    again = lambda other, one, two: iia(other, two, fit(other, one, ranks, seed=seed, **options).subspace)
     scores["arbitrary labels"] = again(frozen, relabel(train, table), relabel(held_out, table))
     if untrained is not None:
         if untrained.values.shape != frozen.values.shape or outputs_of(untrained) != outputs_of(frozen):

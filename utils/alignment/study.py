@@ -71,7 +71,7 @@ def sweep(study: Study, path: str | Path, *, workers: int = 1, command: str = ""
     results file that is damaged or comes from another study.
     """
     path = Path(path)
-    _require_possible(study)
+    require_possible(study)
     states = path.with_name(path.name + ".states")
     for folder in [states, *([Path(keep)] if keep else [])]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,8 @@ def sweep(study: Study, path: str | Path, *, workers: int = 1, command: str = ""
     return done
 
 
-def _require_possible(study: Study) -> None:
+def require_possible(study: Study) -> None:
+    """Raise CourseError for options, layers, ranks, graphs or positions that do not exist."""
     Options(**study.options)
     for graph in study.graphs:
         addition(graph)
@@ -126,9 +127,9 @@ class _Work:
     def __call__(self, cell: Cell) -> list[dict]:
         layer, rank, graph = cell
         study, options = self.study, self.study.options
-        frozen, untrained = _frozen(study.model, layer, study.position)
-        train, _ = _swaps(study, graph, layer)
-        held_out = {name: _swaps(study, name, layer)[1] for name in study.graphs}
+        frozen, untrained = frozen_at(study.model, layer, study.position)
+        train, _ = swaps_for(study, graph, layer)
+        held_out = {name: swaps_for(study, name, layer)[1] for name in study.graphs}
         name = f"layer{layer}-rank{rank}-{graph}"
         state = Path(self.states) / f"{name}.pt"
         found = fit(frozen, train, rank, state=state, **options)
@@ -156,17 +157,18 @@ def _loaded(name: str):
 
 
 @lru_cache(maxsize=1)
-def _frozen(name: str, layer: int, position: int | None) -> tuple[Frozen, Frozen]:
+def frozen_at(name: str, layer: int, position: int | None) -> tuple[Frozen, Frozen]:
+    """The model and its untrained twin, frozen on all 1,000 inputs at the stream that leaves `layer`."""
     model, prompts, untrained = _loaded(name)
     site = Site("resid_post", layer, position)
     return freeze(model, prompts, site), freeze(untrained, prompts, site)
 
 
 @lru_cache(maxsize=2 * len(SUMS))
-def _swaps(study: Study, graph: str, layer: int) -> tuple[Swaps, Swaps]:
+def swaps_for(study: Study, graph: str, layer: int) -> tuple[Swaps, Swaps]:
     """Swaps for the search, and those for the score, between inputs that the search never saw."""
     model = addition(graph)
     inputs = model.all_inputs()
     parts = zip(split(inputs, study.held_out, study.seed), (study.rows, study.held_out_rows), (1, 2))
-    return tuple(locate(_frozen(study.model, layer, study.position)[0], inputs, sample_counterfactuals(
+    return tuple(locate(frozen_at(study.model, layer, study.position)[0], inputs, sample_counterfactuals(
         model, "P", rows, changed=None, among=among, seed=study.seed * 100 + shift)) for among, rows, shift in parts)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Mapping
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from ..causal_models import Counterfactuals, Inputs, require_rows, validate_outputs
 from ..frozen import Frozen
