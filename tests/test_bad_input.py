@@ -12,6 +12,7 @@ from sentences import sentence
 from small_models import bridge, hooks_on, plain, save, save_gpt2
 
 from utils import sources
+from utils.checks import ExerciseError, check
 from utils.interventions import Do, Site, run
 from utils.models import answer_ids, differing_positions, encode, load_model, single_token
 from utils.patching import residual_map
@@ -190,3 +191,20 @@ def test_out_of_range_says_the_range_and_leaves_no_hook(model, site, message):
     good = Do(Site("mlp_out", 0), 0.0)
     sentence(lambda: run(model, encode(model, " John met Mary"), [good, Do(site(), 0.0)]), message)
     assert hooks_on(model) == before
+
+
+# ---------------------------------------------------------------- a hook on a module that returns a tuple
+
+def test_a_hook_that_takes_a_tuple_for_a_tensor_is_told_so_and_is_gone():
+    """In lesson 07, where students write hooks of their own; the engine hooks such modules for everybody else."""
+    models = []
+
+    def as_in_the_source(model, inputs, layer, heads):
+        models.append(model)
+        attention = model.bert.encoder.layer[layer].attention.self
+        attention.register_forward_hook(lambda module, args, output: output * torch.ones(1, 1, 4, 1))
+        return model(**inputs).logits
+
+    with pytest.raises(ExerciseError, match=r"the module returns a tuple, .*: the vectors are output\[0\]") as error:
+        check("7.1 mask_heads", as_in_the_source)
+    assert "\n" not in str(error.value) and not hooks_on(models[0])
