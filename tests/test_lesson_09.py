@@ -1,6 +1,7 @@
 """What lesson 09 says in words about the shipped model and its sweep, measured by the lesson's own cells."""
 import pytest
 from lessons import run_lesson
+from test_alignment_sweep import adder  # noqa: F401 (a fixture)
 
 SLOW = ("cost-time", "cost-equal")          # nothing in words depends on them
 
@@ -89,3 +90,9 @@ def test_mostly_the_sum_at_the_end_in_any_direction(lesson):
     hand, jointly, at_end, rival, *_, control = shares.values()
     assert hand[0] < 0.4 and jointly[0] < 0.25 > rival[0] and jointly[1] < 0.3
     assert 0.75 < at_end[0] < 0.85 and 0.7 < control[0] < 0.85 and min(at_end[1], control[1]) > 0.95
+
+
+def test_the_same_cells_run_on_another_adder(adder):  # noqa: F811
+    names = run_lesson("09", adder)
+    assert names["layers"] < 6 and not names["same_model"] and "not on" in names["printed"]["das-table"]
+    assert names["own"].high < 0.2, "a random network follows no algorithm"

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 from lessons import run_lesson
+from test_alignment_sweep import adder  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +105,9 @@ def test_the_total_and_the_copy_of_x(lesson):
     with_it = {**lesson["without"], "(X+Y+Z)": whole}
     assert list(lesson["combine"](with_it, 0.9).parts) == ["X+(Y+Z)"]
     assert next(iter(lesson["combine"](with_it, 0.98).parts)) == "(X+Y+Z)"
+
+
+def test_the_same_cells_run_on_another_adder(adder):  # noqa: F811
+    names = run_lesson("10", adder)
+    assert not names["shipped"] and len(names["rows"]) == 60 > names["old"].sum() > 30
+    assert max(len(clique) for clique in names["cliques"]["found"].values()) < 20
