@@ -1,31 +1,31 @@
 """Runs the solution notebooks and puts their cost into the table of the README: python -m docs.measure
 
-Processor time is taken, because it hardly depends on what else the machine does; on an idle machine waiting is no longer.
+Seconds are those that one waits, so let the machine do nothing else meanwhile.
 """
 import json
 import re
 import tempfile
+import time
 from pathlib import Path
 
 from utils.authoring.execute import run
 from utils.authoring.notebook import ROOT, read
 
 LAST_CELL = """import resource
-used = resource.getrusage(resource.RUSAGE_SELF)
-print(round(used.ru_utime + used.ru_stime), used.ru_maxrss // 1024)      # ru_maxrss is in KiB on Linux"""
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)      # in KiB on Linux"""
 
 
 def measure(path: Path) -> tuple[int, int]:
-    """(processor seconds, peak memory in MiB) of the kernel that runs the notebook in `path`."""
+    """(seconds to run the notebook in `path` from the start of its kernel, peak memory of the kernel in MiB)."""
     notebook = read(path)
-    notebook["cells"].append({"cell_type": "code", "id": "cost", "metadata": {}, "source": LAST_CELL,
+    notebook["cells"].append({"cell_type": "code", "id": "peak-memory", "metadata": {}, "source": LAST_CELL,
                               "execution_count": None, "outputs": []})
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         copy.write_text(json.dumps(notebook), encoding="utf-8")
+        begin = time.perf_counter()
         done = run(copy, strict=True, cwd=path.parent)
-    seconds, memory = "".join(done["cells"][-1]["outputs"][0]["text"]).split()
-    return int(seconds), int(memory)
+    return round(time.perf_counter() - begin), int("".join(done["cells"][-1]["outputs"][0]["text"]))
 
 
 def fill(text: str, name: str, seconds: int, memory: int) -> str:

@@ -6,7 +6,7 @@ from lessons import run_lesson
 
 @pytest.fixture(scope="module")
 def lesson():
-    return run_lesson("05", "course-gpt2", replace=[("model", "(20, 6, 128)", "(12, 6, 128)")])
+    return run_lesson("05", "course-gpt2", replace=[("model", "(16, 6, 128)", "(12, 6, 128)")])
 
 
 def curve(lesson, name, role):
