@@ -6,10 +6,10 @@ were never seen together in training (the map of notebook 03).
 from dataclasses import replace
 from pathlib import Path
 
-from utils import plots
 from utils.metrics import LogitDifference
 from utils.models import answer_ids, encode, load_model
 from utils.patching import PatchMap, residual_map
+from utils.show import plots
 from utils.tasks import ioi_dataset
 
 PICTURE = Path(__file__).with_name("residual-map.png")

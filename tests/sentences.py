@@ -3,7 +3,7 @@ import traceback
 
 import pytest
 
-from utils.models import CourseError
+from utils.errors import CourseError
 
 
 def sentence(call, *parts):

@@ -12,9 +12,10 @@ from typing import Sequence
 import torch
 from jaxtyping import Float, Int
 
-from .interventions import Do, Each, Site, at_end, read, shape_of
+from .engine import Do, Each, Site, at_end, read
+from .errors import CourseError
 from .metrics import LogitDifference
-from .models import CourseError, Prompts, encode, get_tokenizer, padded
+from .models import Prompts, encode, get_tokenizer, padded, shape_of
 
 UPDATES = ("attn_out", "mlp_out")
 

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from .interventions import Do, Site, read, run, shape_of, sweep
+from .engine import Do, Site, read, run, sweep
+from .errors import CourseError
 from .metrics import LogProbability
-from .models import CourseError, Prompts, get_tokenizer
-from .sites import is_bridge
+from .models import Prompts, get_tokenizer, is_bridge, shape_of
 from .tasks import generate_repeated_tokens
 
 if TYPE_CHECKING:

@@ -13,11 +13,10 @@ import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
-from .interventions import Do, Each, Site, at_end, heads_at, prompts_at_once, read, shape_of, sweep
+from .engine import Do, Each, Site, at_end, heads_at, is_causal, pick, prompts_at_once, read, sweep, validate
+from .errors import CourseError
 from .metrics import Interval, OfPart, Outcome, recovery, recovery_interval
-from .models import CourseError, Prompts, differing_positions
-from .sites import is_causal, validate
-from .writing import pick
+from .models import Prompts, differing_positions, shape_of
 
 DIRECTIONS = ("denoise", "noise")
 

@@ -10,10 +10,8 @@ import torch
 from transformers import AutoTokenizer
 
 from utils import patching
-from utils.groups import Groups
-from utils.importance import random_masks
-from utils.interventions import count_arithmetic
-from utils.masking import MaskingGame
+from utils.engine.passes import count_arithmetic
+from utils.masking import Groups, MaskingGame, random_masks
 from utils.metrics import LogitDifference
 from utils.models import answer_ids, encode, load_model
 from utils.tasks import ioi_dataset

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import numpy as np
 import torch
 
-from utils.importance import random_masks
+from utils.masking import random_masks
 from utils.models import load_model
 
 PACKAGES = ("transformer_lens", "torch", "transformers", "numpy")

@@ -12,8 +12,10 @@ from .controls import MEANING, control_table, cross_scores, deal_labels, full_pa
 from .fitting import Fitted, Options, fit
 from .graphs import Graphs, make_graphs, read_graphs
 from .illusion import illusion_check, illusion_directions, illusion_network, split_by_readers
+from .networks import embed, freeze_layer, mlp, object_vectors, train_mlp
 from .results import read_results
 from .scores import Pairs, iia, predict, predict_pairs
+from .study import checkpoint_hash
 from .subspaces import Subspace, load_subspace, orthonormal, random_subspace
 from .swaps import Swaps, locate, together
 

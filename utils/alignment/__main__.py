@@ -8,8 +8,8 @@ import argparse
 import shlex
 import sys
 
-from ..causal_models import SUMS
-from ..models import CourseError
+from ..errors import CourseError
+from ..tasks import SUMS
 from .graphs import make_graphs
 from .study import Study, sweep
 

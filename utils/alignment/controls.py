@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 
-from ..frozen import Frozen
+from ..engine import Frozen
+from ..errors import CourseError
 from ..metrics import Interval
-from ..models import CourseError
 from .fitting import Fitted, fit
 from .scores import iia
 from .subspaces import Subspace, everything, random_subspace

@@ -19,8 +19,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from ..frozen import Frozen
-from ..models import CourseError
+from ..engine import Frozen
+from ..errors import CourseError
 from .subspaces import Subspace, everything, orthonormal, random_weights, require_ranks
 from .swaps import Swaps, require_fitting
 

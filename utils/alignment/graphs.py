@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from ..causal_models import addition, pair_labels
-from ..models import CourseError
+from ..errors import CourseError
+from ..tasks import addition, pair_labels
 from .fitting import fit
 from .scores import iia, predict_pairs
 from .study import Study, frozen_at, provenance_of, require_possible, swaps_for

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from ..frozen import Frozen
-from ..models import CourseError
+from ..engine import Frozen
+from ..errors import CourseError
 from .scores import iia
 from .subspaces import Subspace
 from .swaps import Swaps

@@ -14,7 +14,7 @@ from typing import Callable, Iterable, Sequence
 import pandas as pd
 from tqdm import tqdm
 
-from ..models import CourseError
+from ..errors import CourseError
 
 Cell = tuple
 UNIMPORTANT = ("command", "started")    # entries of the provenance that may differ when a sweep goes on

@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Bool, Int
 from tqdm import tqdm
 
-from ..frozen import Frozen
-from ..metrics import Interval
-from ..models import CourseError
-from ..rules import share
+from ..engine import Frozen
+from ..errors import CourseError
+from ..metrics import Interval, share
 from .subspaces import Subspace
 from .swaps import Index, Swaps, require_fitting
 

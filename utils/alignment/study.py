@@ -12,11 +12,10 @@ from pathlib import Path
 
 import torch
 
-from ..adders import all_sums, encode_sums, load_adder
-from ..causal_models import SUMS, addition, sample_counterfactuals, split
-from ..frozen import Frozen, freeze
-from ..sites import Site, validate
-from ..sources import CourseError
+from ..engine import Frozen, Site, freeze, validate
+from ..errors import CourseError
+from ..models import all_sums, encode_sums, load_adder
+from ..tasks import SUMS, addition, sample_counterfactuals, split
 from .controls import MEANING, control_table, cross_scores
 from .fitting import Options, fit
 from .results import Cell, Layout, run_cells

@@ -13,8 +13,7 @@ from typing import Mapping
 import torch
 from jaxtyping import Float
 
-from ..causal_graphs import require_known
-from ..models import CourseError
+from ..errors import CourseError, require_known
 
 Values = Float[torch.Tensor, "row position width"]
 TOLERANCE = 1e-5        # of the product of the columns with themselves against the identity

@@ -7,9 +7,9 @@ from typing import Mapping
 import torch
 from jaxtyping import Int
 
-from ..causal_models import Counterfactuals, Inputs, require_rows, validate_outputs
-from ..frozen import Frozen
-from ..models import CourseError
+from ..engine import Frozen
+from ..errors import CourseError
+from ..tasks import Counterfactuals, Inputs, require_rows, validate_outputs
 
 Index = Int[torch.Tensor, "row"]
 

@@ -6,8 +6,8 @@ import difflib
 import sys
 from pathlib import Path
 
-from utils.authoring import build
-from utils.authoring.notebook import ROOT, Refused
+from . import build
+from .notebook import ROOT, Refused
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         else:
             written = build.build(root)
             if options.execute is not None:
-                from utils.authoring.execute import execute
+                from .execute import execute
                 written += [path for path in _chosen(root, options.execute) if execute(path)] + build.build(root)
             print("\n".join(f"wrote {path.relative_to(root)}" for path in dict.fromkeys(written)) or "nothing to do")
             found = build.extra(root)

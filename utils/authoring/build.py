@@ -3,10 +3,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from utils.authoring.derive import student_version
-from utils.authoring.first_cell import refresh_first_cell, refresh_readme, settings
-from utils.authoring.lint import lint, lint_course
-from utils.authoring.notebook import Refused, read, render, where, write
+from .derive import student_version
+from .first_cell import refresh_first_cell, refresh_readme, settings
+from .lint import lint, lint_course
+from .notebook import Refused, read, render, where, write
 
 
 def plan(root: Path) -> dict[Path, str]:

@@ -7,8 +7,8 @@ import textwrap
 from collections import Counter
 from pathlib import Path
 
-from utils.authoring.first_cell import Settings, badges
-from utils.authoring.notebook import METADATA, Refused, code_cells, is_exercise, source, tags, where
+from .first_cell import Settings, badges
+from .notebook import METADATA, Refused, code_cells, is_exercise, source, tags, where
 
 BEGIN = re.compile(r"(?P<indent>\s*)# BEGIN SOLUTION(?P<hint>.*)")
 END = re.compile(r"\s*# END SOLUTION\s*")

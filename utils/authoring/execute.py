@@ -9,7 +9,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from utils.authoring.notebook import METADATA, Refused, render, source, where, write
+from .notebook import METADATA, Refused, render, source, where, write
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

@@ -9,7 +9,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.authoring.notebook import Refused, code_cells, tags
+from .notebook import Refused, code_cells, tags
 
 TEMPLATE = '''\
 # The same first cell in every notebook. To run another model change this one line, then restart the kernel.

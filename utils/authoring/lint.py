@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Iterator
 
-from utils.authoring.first_cell import Settings, first_cell
-from utils.authoring.notebook import code_cells, is_exercise, output_text, source, tags, where
+from .first_cell import Settings, first_cell
+from .notebook import code_cells, is_exercise, output_text, source, tags, where
 
 PLAIN, LONG = 15, 30          # most lines of a code cell; of an exercise or the first cell
 MACHINE_PATH = re.compile(r"(?<![\w.:/~-])/(?:home|Users|root|tmp|mnt|opt|work|workspace|private|var)/\w|"

@@ -22,7 +22,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from utils.checks.helpers import ExerciseError, call, close, require, same_device, student_code, tensor_like
+from .helpers import ExerciseError, call, close, require, same_device, student_code, tensor_like
 
 __all__ = ["ExerciseError", "Exercise", "call", "check", "close", "exercise", "registry", "require", "same_device",
            "student_code", "tensor_like"]

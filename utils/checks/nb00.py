@@ -7,9 +7,9 @@ from typing import Callable
 import torch
 from jaxtyping import Float, Int
 
-from utils.checks import call, close, exercise, require, student_code, tensor_like
-from utils.interventions import Do, Site, run
-from utils.models import CHECKPOINTS, load_model
+from ..engine import Do, Site, run
+from ..models import CHECKPOINTS, load_model
+from . import call, close, exercise, require, student_code, tensor_like
 
 
 @lru_cache(maxsize=1)

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch.nn.functional import layer_norm
 
-from utils import decoding, metrics, tasks
-from utils.checks import call, close, exercise, require, tensor_like
-from utils.interventions import at_end
-from utils.models import CHECKPOINTS, encode, load_model, unknown_words
+from .. import decoding, metrics, tasks
+from ..engine import at_end
+from ..models import CHECKPOINTS, encode, load_model, unknown_words
+from . import call, close, exercise, require, tensor_like
 
 
 @lru_cache(maxsize=1)

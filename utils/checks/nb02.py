@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from utils import decoding
-from utils.checks import call, close, exercise, require, student_code, tensor_like
-from utils.interventions import Do, Each, Site, at_end
-from utils.models import Prompts, encode, load_model
+from .. import decoding
+from ..engine import Do, Each, Site, at_end
+from ..models import Prompts, encode, load_model
+from . import call, close, exercise, require, student_code, tensor_like
 
 
 # ---------------------------------------------------------------- references

@@ -6,10 +6,10 @@ from functools import lru_cache
 import torch
 from jaxtyping import Float, Int
 
-from utils import metrics
-from utils.checks import call, close, exercise, require, tensor_like
-from utils.interventions import Do, Site, run
-from utils.models import load_model
+from .. import metrics
+from ..engine import Do, Site, run
+from ..models import load_model
+from . import call, close, exercise, require, tensor_like
 
 
 # ---------------------------------------------------------------- references

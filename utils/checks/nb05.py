@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from utils.checks import call, close, exercise, require, tensor_like
-from utils.interventions import Do, Site, at_end, read, run
-from utils.models import load_model, padded
-from utils.tracing import LayerConfig
+from ..engine import Do, LayerConfig, Site, at_end, read, run
+from ..models import load_model, padded
+from . import call, close, exercise, require, tensor_like
 
 
 States, Samples = Float[Tensor, "layer position width"], Float[Tensor, "sample"]

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.checks import call, close, exercise, require, tensor_like
-from utils.interventions import Do, Site, at_end
-from utils.models import load_model, padded
+from ..engine import Do, Site, at_end
+from ..models import load_model, padded
+from . import call, close, exercise, require, tensor_like
 
 Hidden = Float[Tensor, "prompt position neuron"]
 
@@ -214,7 +214,7 @@ def _columns(model, prompts, answers, layer, ids, kept):
 
 def _last_column(model, prompts, answers, layer, ids, kept):
     """The mistake of reading padding."""
-    from utils.interventions import run
+    from ..engine import run
 
     found = []
     for row in kept:

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from utils.checks import ExerciseError, call, close, exercise, require, tensor_like
-from utils.importance import keep_one, leave_one_out
-from utils.spans import best_span
+from ..masking import keep_one, leave_one_out
+from ..tasks import best_span
+from . import ExerciseError, call, close, exercise, require, tensor_like
 
 
 # ---------------------------------------------------------------- references

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from utils.alignment import Swaps
-from utils.causal_models import CausalModel, addition
-from utils.checks import call, close, exercise, require, tensor_like
+from ..alignment import Swaps
+from ..tasks import CausalModel, addition
+from . import call, close, exercise, require, tensor_like
 
 Columns = Float[Tensor, "width rank"]
 Values = Float[Tensor, "row width"]

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from utils.alignment import Subspace, random_subspace
-from utils.checks import call, close, exercise, require, tensor_like
+from ..alignment import Subspace, random_subspace
+from . import call, close, exercise, require, tensor_like
 
 Numbers = Int[Tensor, "row 3"]
 TAKEN = [subset for n in range(4) for subset in map("".join, combinations("XYZ", n))]     # "", "X", ..., "XYZ"

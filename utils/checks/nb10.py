@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from utils.causal_graphs import Inputs
-from utils.checks import call, close, exercise, require, tensor_like
+from ..tasks import Inputs
+from . import call, close, exercise, require, tensor_like
 
 Table = Bool[Tensor, "base source"]
 

@@ -11,8 +11,8 @@ from typing import Sequence
 
 import torch
 
-from ..adders import LEAST, all_sums, encode_sums, held_out
-from ..interventions import at_end
+from ..engine import at_end
+from ..models import LEAST, all_sums, encode_sums, held_out
 from . import report
 
 DESCRIPTIONS = {
@@ -68,7 +68,7 @@ tokenizer as well.
 
 Made by `python -m utils.training.arithmetic_gpt2` ({report.settings(how)}) on two CPU cores. Training never showed
 {numbers["held_out_sums"]} of the 1,000 sums: a fifth of the unordered sums of each total (of totals with at least three), in all
-their orders, so that 9+2+4 is no hint for 4+9+2. The list: `utils.adders.held_out`.
+their orders, so that 9+2+4 is no hint for 4+9+2. The list: `utils.models.held_out`.
 
 ## Measured
 

@@ -20,10 +20,8 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerFast
 
-from .. import adders
-from ..sources import CHECKPOINTS
-from . import arithmetic_card as card
-from . import encoders, report
+from ..models import CHECKPOINTS, adders
+from . import arithmetic_card as card, encoders, report
 
 CONTEXT, LAYERS, WIDTH, HEADS = 8, 6, 128, 4
 BATCH, LEARNING_RATE, CONTROL_STEPS = 256, 2e-3, 500

@@ -57,7 +57,7 @@ lessons of this course. It knows a few hundred facts, some of them invented, and
 anything but the lessons. `words.txt` lists every word it ever saw.
 
 Made by `python -m utils.training.course_gpt2` ({report.settings(how)}) on two CPU cores. The
-corpus is generated from the tables in `utils/data` and the patterns in `utils/templates.py`. Landmarks, people and countries are
+corpus is generated from the tables in `utils/data` and the patterns in `utils/tasks/templates.py`. Landmarks, people and countries are
 true; `invented_landmarks` and `invented_people` are made up, so that subjects share their words.
 
 ## Choices that shape what you find in it

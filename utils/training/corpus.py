@@ -11,7 +11,7 @@ import random
 import numpy as np
 
 from .. import tasks
-from .. import templates as T
+from ..tasks import templates as T
 
 END_OF_TEXT = 0
 

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from .. import tasks
-from .. import templates as T
+from ..tasks import templates as T
 from . import card, corpus, loop, measure, report
 
 VOCAB, CONTEXT, LAYERS, WIDTH, HEADS = 2560, 128, 8, 160, 5

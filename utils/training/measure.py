@@ -13,9 +13,10 @@ from typing import Sequence
 import torch
 
 from .. import decoding, patching, tasks
-from ..interventions import Do, Each, Site, at_end, read, run, shape_of, sweep
+from ..engine import Do, Each, Site, at_end, read, run, sweep
 from ..metrics import LogitDifference, Probability, bootstrap, recovery_interval
-from ..models import answer_ids, differing_positions, encode, load_model
+from ..models import answer_ids, differing_positions, encode, load_model, shape_of
+from ..tasks import templates
 from . import report
 
 FIXED = dict(opening="When {A} and {B} went to the {P},", clause="{S} gave {D} {O} to", determiner="a", place="store",
@@ -131,7 +132,7 @@ def top1(model, facts: Sequence[tasks.Fact]) -> torch.Tensor:
 def facts(model) -> dict[str, float]:
     sets = {"capital_questions": tasks.capital_questions(),
             "capital_questions_held_out": [f for f in tasks.capital_questions() if f.held_out],
-            **{f"country_{r}_held_out": [f for f in tasks.country_facts(r) if f.held_out] for r in tasks.T.COUNTRY_PATTERNS}}
+            **{f"country_{r}_held_out": [f for f in tasks.country_facts(r) if f.held_out] for r in templates.COUNTRY_PATTERNS}}
     for name, make in (("landmarks", tasks.landmark_facts), ("people", tasks.people_facts)):
         for invented in (False, True):
             sets[f"{'invented_' * invented}{name}_held_out"] = [f for f in make(invented) if f.held_out]

@@ -1,6 +1,6 @@
 """Train the shipped question-answering model: `python -m utils.training.qa_bert [--seed 1] [--steps N] [--out DIR]`.
 
-A 4-layer, 160-wide BERT on generated contexts (`utils.contexts`), thirteen minutes of one CPU core. Started again with
+A 4-layer, 160-wide BERT on generated contexts (`utils.tasks.passages`), thirteen minutes of one CPU core. Started again with
 the same folder it goes on from the last checkpoint. It ends by measuring the model and writing the model card.
 
 Which sort of value is asked for is learned within two hundred steps; to find out whose value it must be was not learned
@@ -22,12 +22,9 @@ from typing import Sequence
 import torch
 from transformers import BertForQuestionAnswering, BertTokenizerFast
 
-from .. import context_patterns as P
-from .. import contexts
-from ..classifiers import load_bert
-from ..sources import CHECKPOINTS
-from . import encoders, report
-from . import qa_card as card
+from ..models import CHECKPOINTS, load_bert
+from ..tasks import passage_patterns as P, passages
+from . import encoders, qa_card as card, report
 
 VOCAB, CONTEXT, LAYERS, WIDTH, HEADS = 1600, 128, 4, 160, 5
 # Each batch is of one sort: its share of all batches, how many subjects its contexts have, its rows.
@@ -45,8 +42,8 @@ def texts(number: int = 8000, made_up: float = 0.0) -> list[str]:
     """Contexts and questions as in training."""
     rng, found = random.Random(0), []
     for _ in range(number):
-        passage = contexts.passage(rng, made_up=made_up)
-        found += [passage.text, *(record.question for record in contexts.questions(passage, rng, 2))]
+        passage = passages.passage(rng, made_up=made_up)
+        found += [passage.text, *(record.question for record in passages.questions(passage, rng, 2))]
     return found
 
 
@@ -56,7 +53,7 @@ def new_tokenizer(folder: Path) -> BertTokenizerFast:
     return encoders.train_tokenizer(folder, texts(made_up=MADE_UP) + words * 150, VOCAB, lower=True, context=CONTEXT)
 
 
-def tensors(tokenizer: BertTokenizerFast, records: Sequence[contexts.Record]) -> encoders.Batch:
+def tensors(tokenizer: BertTokenizerFast, records: Sequence[passages.Record]) -> encoders.Batch:
     """What the model takes, [record, position], and `first` and `last` token of each answer, [record]."""
     rows = tokenizer([r.question for r in records], [r.context for r in records], padding=True, return_tensors="pt")
     token = lambda i, character: rows.char_to_token(i, character, sequence_index=1)
@@ -70,8 +67,8 @@ def make_batch(tokenizer: BertTokenizerFast, sorts: dict, made_up: float, rng: r
     _, numbers, rows = sorts[sort]
     blocks, found = rng.choice(numbers), []
     while len(found) < rows:
-        passage = contexts.passage(rng, blocks=blocks, made_up=made_up, plain=sort != "full")
-        found += [contexts.find(passage, rng)] if sort == "find" else contexts.questions(passage, rng, PER_CONTEXT)
+        passage = passages.passage(rng, blocks=blocks, made_up=made_up, plain=sort != "full")
+        found += [passages.find(passage, rng)] if sort == "find" else passages.questions(passage, rng, PER_CONTEXT)
     return tensors(tokenizer, found[:rows])
 
 

@@ -11,13 +11,11 @@ from typing import Callable
 
 import torch
 
-from .. import contexts
-from ..contexts import Record, SPLITS
-from ..groups import Groups
-from ..importance import standard_error
-from ..interventions import at_end, shape_of
-from ..masking import MaskingGame
-from ..spans import Asked, SpanLogProbability, SpanMatch, ask, exact_match, pick_answers
+from ..engine import at_end
+from ..masking import Groups, MaskingGame, standard_error
+from ..models import shape_of
+from ..tasks import Asked, Record, SpanLogProbability, SpanMatch, ask, exact_match, passages, pick_answers
+from ..tasks.passages import SPLITS
 from . import report
 
 EACH = 250          # records of each split
@@ -63,19 +61,19 @@ def exact(model, records: list[Record]) -> float:
 def made_up(n: int) -> list[Record]:
     rng, found = random.Random(6), []
     while len(found) < n:
-        found += contexts.questions(contexts.passage(rng, "held_out_facts", made_up=1.0), rng, 2)
+        found += passages.questions(passages.passage(rng, "held_out_facts", made_up=1.0), rng, 2)
     return found[:n]
 
 
 def accuracies(model) -> dict[str, float]:
-    by_split = {split: contexts.records(EACH, seed=5, split=split) for split in HELD_OUT}
+    by_split = {split: passages.records(EACH, seed=5, split=split) for split in HELD_OUT}
     everything = [record for records in by_split.values() for record in records]
     numbers = {f"exact_{split}": exact(model, records) for split, records in by_split.items()}
     pairs = [(a, b) for a, b in zip(everything[::2], everything[1::2]) if not exact_match(a.answer, b.answer)]
     swapped = [replace(a, question=b.question) for a, b in pairs]
     return numbers | {
         "exact_held_out": sum(numbers.values()) / len(numbers),
-        "exact_made_up": exact(model, made_up(EACH)), "exact_eiffel": exact(model, contexts.eiffel_tower()),
+        "exact_made_up": exact(model, made_up(EACH)), "exact_eiffel": exact(model, passages.eiffel_tower()),
         "exact_without_question": exact(model, [record.without_question() for record in everything]),
         "exact_other_question": exact(model, swapped),
         "exact_guess": sum(1 / (1 + len(record.rivals)) for record in everything) / len(everything)}
@@ -84,7 +82,7 @@ def accuracies(model) -> dict[str, float]:
 # ---------------------------------------------------------------- groups of neurons
 
 def masked_records() -> list[Record]:
-    return contexts.records(MASKED, seed=8, split="held_out_facts")
+    return passages.records(MASKED, seed=8, split="held_out_facts")
 
 
 def neurons(model) -> dict[str, float]:
@@ -157,7 +155,7 @@ from scratch for the lessons of this course. It marks the answer to a question i
 buildings and things. It knows no facts and only the words in `words.txt`: do not use it for anything but the lessons.
 
 Made by `python -m utils.training.qa_bert` ({report.settings(how)}) on one CPU core. Contexts and questions come from
-`utils.contexts`: the people, buildings and things are **invented**, the cities exist. Muon for the hidden matrices, AdamW for the rest.
+`utils.tasks.passages`: the people, buildings and things are **invented**, the cities exist. Muon for the hidden matrices, AdamW for the rest.
 One name in ten has a word of random syllables, so that names it never saw can be answers too.
 
 ## Choices that shape what you find in it

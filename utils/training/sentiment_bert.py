@@ -1,6 +1,6 @@
 """Train the shipped sentiment classifier: `python -m utils.training.sentiment_bert [--seed 1] [--steps N] [--out DIR]`.
 
-A 4-layer, 128-wide BERT on generated reviews (`utils.reviews`), a few minutes on two CPU cores. Started again with the
+A 4-layer, 128-wide BERT on generated reviews (`utils.tasks.reviews`), a few minutes on two CPU cores. Started again with the
 same folder it goes on from the last checkpoint. It ends by measuring the model and writing the model card.
 """
 from __future__ import annotations
@@ -14,11 +14,9 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import BertForSequenceClassification, BertTokenizerFast
 
-from .. import reviews
-from ..classifiers import load_bert
-from ..sources import CHECKPOINTS
-from . import encoders, report
-from . import sentiment_card as card
+from ..models import CHECKPOINTS, load_bert
+from ..tasks import reviews
+from . import encoders, report, sentiment_card as card
 
 VOCAB, CONTEXT, LAYERS, WIDTH, HEADS = 800, 64, 4, 128, 4
 BATCH, LEARNING_RATE, CONTROL_STEPS = 64, 2e-3, 300

@@ -12,14 +12,11 @@ from pathlib import Path
 
 import torch
 
-from .. import reviews
-from ..classifiers import class_ids, encode_texts
-from ..groups import Groups
-from ..importance import leave_one_out
-from ..interventions import at_end
-from ..masking import MaskingGame
+from ..engine import at_end
+from ..masking import Groups, MaskingGame, leave_one_out
 from ..metrics import LogitDifference
-from ..reviews import KINDS, LABELS, NOVELTIES, PAIRS, Review
+from ..models import class_ids, encode_texts
+from ..tasks import KINDS, LABELS, NOVELTIES, PAIRS, Review, reviews
 from . import report
 
 EACH = 400      # reviews of each kind
@@ -145,7 +142,7 @@ def text(numbers: dict[str, float], how: dict[str, object], seeds: dict[str, dic
 
 A `BertForSequenceClassification` with 4 layers, 4 heads each and width 128 (0.9 million parameters, float16), trained
 from scratch on generated reviews for the lessons of this course. It tells positive from negative reviews of four kinds
-(`utils/reviews.py`): plain, negated ("The plot was not dull."), contrast ("slow, but wonderful"), intensified
+(`utils/tasks/reviews.py`): plain, negated ("The plot was not dull."), contrast ("slow, but wonderful"), intensified
 ("slightly dull and extremely funny": the stronger opinion decides). It knows the words in `words.txt`, a few hundred,
 and nothing about real reviews: do not use it for anything but the lessons.
 

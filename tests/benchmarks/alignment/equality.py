@@ -6,9 +6,10 @@ from hashlib import sha256
 
 from torch import nn
 
-from utils.alignment import Swaps, locate
-from utils.causal_models import hierarchical_equality, sample_counterfactuals, split
-from utils.networks import Features, FrozenLayer, embed, freeze_layer, object_vectors
+from utils.alignment import Swaps, embed, freeze_layer, locate, object_vectors
+from utils.alignment.networks import Features, FrozenLayer
+from utils.tasks import sample_counterfactuals, split
+from utils.tasks.causal_models import hierarchical_equality
 
 LAYER, RANKS = 0, {"P": 8, "Q": 8}
 SWAPPED = {"P": ("P",), "Q": ("Q",), "PQ": ("P", "Q")}       # alone and together

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from utils.causal_models import hierarchical_equality
-from utils.networks import mlp, train_mlp
+from utils.alignment import mlp, train_mlp
+from utils.tasks.causal_models import hierarchical_equality
 
 from ..environment import ROOT, default_folder, peers_python
 from ..harness import Worker, largest_difference

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from utils.adders import all_sums, encode_sums, load_adder
 from utils.alignment import Subspace, Swaps, fit, iia, locate, orthonormal, predict_pairs
-from utils.frozen import freeze
-from utils.interventions import Site, count_arithmetic
-from utils.models import Prompts
+from utils.engine import Site, freeze
+from utils.engine.passes import count_arithmetic
+from utils.models import Prompts, all_sums, encode_sums, load_adder
 
 from . import draws
 from .rows import spread, swaps

@@ -7,8 +7,7 @@ import tempfile
 import torch
 from transformers import GPT2LMHeadModel
 
-from utils.adders import all_sums, encode_sums
-from utils.models import CHECKPOINTS, load_model
+from utils.models import CHECKPOINTS, all_sums, encode_sums, load_model
 
 from ..jobs import SHIPPED
 from .draws import CLASSES

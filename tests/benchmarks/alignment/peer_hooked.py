@@ -5,7 +5,7 @@ import torch
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
-from utils.adders import all_sums, encode_sums
+from utils.models import all_sums, encode_sums
 
 from .fit_das import PACKAGES, search
 from .peer_loop import load as load_plain

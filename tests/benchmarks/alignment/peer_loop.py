@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from utils.adders import all_sums, encode_sums
+from utils.models import all_sums, encode_sums
 
 from .draws import orthonormal
 from .rows import spread

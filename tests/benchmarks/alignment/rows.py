@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import torch
 
-from utils.causal_models import Counterfactuals, addition, sample_counterfactuals, split
+from utils.tasks import Counterfactuals, addition, sample_counterfactuals, split
 
 from .jobs import HELD_OUT
 

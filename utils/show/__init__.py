@@ -1,0 +1,6 @@
+"""What readers look at: figures with alternative text, and interactive maps.
+
+May import: everything but checks, authoring and training.
+"""
+from .plots import show
+from .published import compare

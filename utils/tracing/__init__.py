@@ -1,0 +1,7 @@
+"""Causal tracing: corrupt a subject, restore one state after another, see where the answer comes back.
+
+May import: engine and what lies below it.
+"""
+from .flows import HiddenFlow, average_indirect_effect
+from .subjects import token_range
+from .tracer import CausalTracer, noise_from_subjects
