@@ -6,16 +6,16 @@ last state decodes to the model's own logits. Source of the questions asked here
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Sequence
 
 import torch
 from jaxtyping import Float, Int
 
-from .engine import Do, Each, Site, at_end, read
+from .engine import Do, Each, Readout, Site, at_end, close, head_results, held, read, require_sum, trusted_readout
 from .errors import CourseError
 from .metrics import LogitDifference
-from .models import Prompts, encode, get_tokenizer, padded, shape_of
+from .models import Prompts, context_of, encode, get_tokenizer, padded, shape_of
 
 UPDATES = ("attn_out", "mlp_out")
 
@@ -32,9 +32,12 @@ def stream(model, prompts: Prompts) -> Float[torch.Tensor, "state prompt width"]
 
 @torch.no_grad()
 def decode(model, residual: Float[torch.Tensor, "*batch width"]) -> Float[torch.Tensor, "*batch vocab"]:
-    """Logits of residual vectors: final norm, then unembedding."""
-    rows = residual.reshape(1, -1, residual.shape[-1])
-    return model.unembed(model.ln_final(rows)).view(*residual.shape[:-1], -1)
+    """Logits of residual vectors: final norm, unembedding, and what the model does to its logits after that.
+
+    On the first use of a model its last state is compared with its own logits. Raises CourseError if they differ, or if
+    the model has no such readout.
+    """
+    return trusted_readout(model).logits(residual)
 
 
 def decode_layers(model, prompts: Prompts) -> Float[torch.Tensor, "state prompt vocab"]:
@@ -92,8 +95,9 @@ def _trajectories(model, prompts: Sequence[str], answers: Sequence[str]) -> Traj
     given = encode(model, prompts)
     ends = given.ends
     rows = [row[:end + 1].tolist() + more[:-1] for row, end, more in zip(given.tokens, ends.tolist(), ids)]
-    if max(map(len, rows)) > model.cfg.n_ctx:
-        raise CourseError(f"prompt and answer together are longer than the context of {model.cfg.n_ctx} tokens")
+    limit = context_of(model)
+    if limit is not None and max(map(len, rows)) > limit:
+        raise CourseError(f"prompt and answer together are longer than the context of {limit} tokens")
     longer = padded(model, rows)
     log_probability, rank = 0.0, None
     for j in range(max(map(len, ids))):
@@ -136,7 +140,11 @@ class Steps:
 
 
 def steps(model, prompts: Prompts) -> Steps:
-    """Rebuild the stream at the end of each prompt update by update (blocks that add attention, then MLP)."""
+    """Rebuild the stream at the end of each prompt update by update (blocks that add attention, then MLP).
+
+    Raises CourseError where the stream is not the sum of its updates.
+    """
+    require_sum(model)
     added = updates(model, prompts)
     both = torch.stack([added[kind] for kind in UPDATES], 1).flatten(0, 1)
     start = stream(model, prompts)[:1]
@@ -192,35 +200,62 @@ def direct_attribution(model, prompts: Prompts, outcome: LogitDifference) -> Att
     """Split the logit difference at the end into what each head and each MLP wrote directly (Elhage et al. 2021).
 
     The final norm divides by a number that depends on the whole stream; it is held at its value in this run, which makes
-    the rest linear. A layer norm also subtracts the mean of the vector, an RMS norm does not.
+    the rest linear. So are a norm that follows attention and a softcap of the logits, in families that have them.
+    Raises CourseError where the stream is no sum, or if the contributions do not sum to the model's own logit difference.
     """
-    layers, heads = shape_of(model)
-    end = Each.of(prompts.ends)
-    z_sites = [Site("z", layer, end) for layer in range(layers)]
-    logits, found = read(model, prompts, z_sites)
-    logits = logits[torch.arange(len(prompts)), prompts.ends]
-    final = stream(model, prompts)[-1]
-    direction, constant = _read_direction(model, final, outcome)
-    project = lambda x: (x * direction).sum(-1)
-    out = torch.stack([model.blocks[layer].attn.W_O for layer in range(layers)])      # [layer, head, d_head, width]
-    z = torch.stack([found[site].unflatten(-1, (heads, -1)) for site in z_sites])      # [layer, prompt, head, d_head]
-    by_head = torch.einsum("lphd,lhdw->lhpw", z, out)
-    mlps = project(updates(model, prompts)["mlp_out"])
-    rest = project(final) - project(by_head).sum((0, 1)) - mlps.sum(0) + constant
-    return Attribution(project(by_head), mlps, rest)
+    require_sum(model)
+    layers, end = shape_of(model)[0], Each.of(prompts.ends)
+    sites = {kind: [Site(kind, layer, end) for layer in range(layers)] for kind in ("z", *UPDATES)}
+    last = Site("resid_post", layers - 1, end)
+    logits, found = read(model, prompts, [last, *(site for group in sites.values() for site in group)], end_only=True)
+    project, constant = _towards(model, found[last], outcome)
+    heads = torch.stack([_of_heads(model, layer, found[sites["z"][layer]], found[sites["attn_out"][layer]])
+                         for layer in range(layers)])                                    # [layer, head, prompt, width]
+    mlps = torch.stack([found[site] for site in sites["mlp_out"]])
+    rest = found[last] - heads.sum((0, 1)) - mlps.sum(0)
+    parts = Attribution(project(heads), project(mlps), project(rest) + constant)
+    difference = outcome(logits, torch.arange(len(prompts), device=logits.device))
+    if not (parts.total - difference).abs().max() <= 1e-4 * (logits.max() - logits.min()):
+        raise CourseError("the contributions do not sum to the logit difference of this model: its readout does more than "
+                          "the course knows of")
+    return parts
 
 
-def _read_direction(model, final: Float[torch.Tensor, "prompt width"], outcome: LogitDifference):
-    """(direction [prompt, width], constant [prompt]) with logit difference = final . direction + constant."""
-    norm, unembed = model.ln_final, model.unembed
-    wanted = (unembed.W_U[:, outcome.correct] - unembed.W_U[:, outcome.wrong]).T
-    eps = model.cfg.eps
-    centred = model.cfg.normalization_type.startswith("LN")
-    spread = final - final.mean(-1, keepdim=True) if centred else final
-    scale = (spread.pow(2).mean(-1, keepdim=True) + eps).sqrt()
-    direction = wanted * norm.weight / scale
-    if centred:
-        direction = direction - direction.mean(-1, keepdim=True)
-    bias = getattr(norm, "bias", None)
-    constant = final.new_zeros(len(final)) if bias is None else (wanted * bias).sum(-1)
-    return direction, constant
+def _towards(model, final: Float[torch.Tensor, "prompt width"], outcome: LogitDifference):
+    """(a linear map from vectors in the stream to logits, a constant [prompt]): difference = map(final) + constant."""
+    readout = trusted_readout(model)
+    norm, offset = held(readout.norm, final, readout.norm_offset)
+    weight, bias = readout.unembed.weight, readout.unembed.bias
+    wanted = weight[outcome.correct] - weight[outcome.wrong]                              # [prompt, width]
+    if readout.project is not None:
+        wanted = wanted @ readout.project.weight
+    constant = (wanted * offset).sum(-1)
+    if bias is not None:
+        constant = constant + bias[outcome.correct] - bias[outcome.wrong]
+    scale = readout.scale * _of_softcap(readout, final, outcome)
+
+    def project(vectors: Float[torch.Tensor, "*part prompt width"]) -> Float[torch.Tensor, "*part prompt"]:
+        return (norm(vectors) * wanted).sum(-1) * scale
+    return project, constant * scale
+
+
+def _of_softcap(readout: Readout, final: Float[torch.Tensor, "prompt width"],
+                outcome: LogitDifference) -> Float[torch.Tensor, "prompt"] | float:
+    """What a softcap leaves of each prompt's logit difference, as a factor; it is held at its value in this run."""
+    if readout.softcap is None:
+        return 1.0
+    index = torch.arange(len(final), device=final.device)
+    before = outcome(replace(readout, softcap=None).logits(final), index)
+    return torch.where(before == 0, 1.0, outcome(readout.logits(final), index) / before)
+
+
+def _of_heads(model, layer: int, z: Float[torch.Tensor, "prompt width"],
+              whole: Float[torch.Tensor, "prompt width"]) -> Float[torch.Tensor, "head prompt width"]:
+    """What each head adds to the stream. Raises CourseError if heads and biases do not sum to what attention adds."""
+    heads, constant = head_results(model, layer, z)
+    if not close(heads.sum(0) + constant, whole):
+        raise CourseError(f"the heads of layer {layer} do not sum to what its attention adds to the stream: this model does "
+                          "more between its heads and the stream than the course knows of")
+    return heads
+
+

@@ -110,7 +110,7 @@ def test_every_outcome_is_the_same_on_both_paths(outcome):
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_a_vocabulary_in_parts_is_the_whole_vocabulary(monkeypatch, name):
-    monkeypatch.setattr("utils.engine.anatomy.PART_OF_THE_VOCABULARY", 7)
+    monkeypatch.setattr("utils.engine.readout.PART_OF_THE_VOCABULARY", 7)
     model, prompts, rows, always = problem(plain, name, 9)
     answers = torch.tensor([3, 50, 7, 100])
     for outcome in (Probability(answers), LogProbability(answers), ReciprocalRank(answers), first_logit):
@@ -221,11 +221,10 @@ def test_bidirectional_models_left_padding_and_training_take_the_plain_path():
 
 
 def test_pieces_that_do_not_give_the_models_logits_are_not_used():
-    """A model that computes otherwise than its family: here queries and keys are scaled layer by layer."""
+    """A model that computes otherwise than its family: here every MLP counts twice."""
     model = copy.deepcopy(plain("gpt2"))
-    for i, layer in enumerate(model.transformer.h):
-        layer.attn.scaling = layer.attn.scaling / (i + 1)
-        layer.attn.scale_attn_by_inverse_layer_idx = True
+    for layer in model.transformer.h:
+        layer.mlp.forward = lambda x, own=layer.mlp.forward: 2 * own(x)
     prompts, reference = random_prompts(), plain("gpt2")
     own = model(input_ids=prompts.tokens).logits[:, -1]
     assert (own - reference(input_ids=prompts.tokens).logits[:, -1]).abs().max() > 1e-3

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from sentences import sentence
-from small_models import HEADS, LAYERS, WIDTH, bridge, hooks_on, plain, random_prompts
+from small_models import BUILD, HEADS, LAYERS, WIDTH, bridge, hooks_on, plain, random_prompts
 
-from utils.engine import Do, Site, anatomy, at_end, read
+from utils.engine import Do, Site, at_end, read
 from utils.masking import Examples, Groups, MaskingGame, compare_finetuning, finetune, finetuning, leave_one_out
-from utils.masking.finetuning import INTO, owned
+from utils.masking.finetuning import owned
 from utils.masking.importance import second_differences
 from utils.metrics import LogitDifference, LogProbability
 from utils.tasks import SpanLogProbability
@@ -83,8 +83,12 @@ def shaken(model, marks):
     return other
 
 
-def test_every_family_the_engine_knows_can_be_trained_by_group():
-    assert set(anatomy.FAMILIES) | {"bert"} <= set(INTO)
+@pytest.mark.parametrize("kind", ["mlp_post", "z"])
+@pytest.mark.parametrize("name", sorted(BUILD))
+def test_every_family_with_a_record_can_be_trained_by_group(name, kind):
+    groups = Groups.contiguous(plain(name), kind, 2)
+    first, second = (owned(plain(name), groups, [g]) for g in range(2))
+    assert set(first) | set(second) and not any((first[n] & second[n]).any() for n in set(first) & set(second))
 
 
 def test_groups_share_no_weight_and_hold_all_that_neurons_have():

@@ -2,10 +2,13 @@
 
 May import: errors, metrics, models.
 """
+from .families import FAMILIES, Family, require_family
 from .hook_path import judged_logits
 from .interventions import at_end, read, run, sweep
 from .layer_config import ConfiguredModel, LayerConfig
-from .sites import FAMILIES, HEAD_KINDS, Each, Site, heads_at, is_causal, validate
+from .readout import Readout, head_results, held
+from .sites import HEAD_KINDS, Each, Site, heads_at, validate
 from .sweeps import prompts_at_once
 from .trained_writes import Frozen, freeze
+from .trust import close, facts_of, is_causal, require_sum, token_embeddings, trusted_readout
 from .writing import Do, pick

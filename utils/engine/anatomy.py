@@ -7,31 +7,37 @@ not give the logits of the model itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Iterator
+from typing import Callable
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import nn
 
-from ..models import Prompts, inner, is_bridge
+from ..models import Prompts, inner
+from .families import Family, block_of, family_of, is_parallel, module_at, plain_of, setting
+from .readout import Readout, readout_of
+from .trust import version_of
 
 Tensor = torch.Tensor
-PART_OF_THE_VOCABULARY = 2048
 
 
 @dataclass(frozen=True)
 class Block:
-    """One layer. `qkv` gives queries, keys and values, each [row, position, head x size], before any rotation."""
+    """One layer. `qkv` gives queries, keys and values, each [row, position, head x size], before any norm or rotation.
+
+    norm1, norm2: what attention and MLP read of the stream. out, down: what they add to it.
+    """
     norm1: Callable[[Tensor], Tensor]
     qkv: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
     out: Callable[[Tensor], Tensor]
     norm2: Callable[[Tensor], Tensor]
     up: Callable[[Tensor], Tensor]
     down: Callable[[Tensor], Tensor]
-    parallel: bool = False  # attention and MLP read the same stream
-    norm_heads: tuple[Callable, Callable] | None = None  # of queries and of keys, head by head, before any rotation
+    parallel: bool                          # attention and MLP read the same stream
+    head_norms: tuple[nn.Module, ...]       # of queries and of keys, before any rotation
+    scaling: float                          # of the product of query and key
 
 
 @dataclass(frozen=True)
@@ -42,109 +48,112 @@ class Anatomy:
     embed: Callable[[Tensor], Tensor]
     place: Callable[[Tensor, Int[Tensor, "position"]], Tensor]
     angles: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None  # cosine and sine of rotary positions
-    norm: Callable[[Tensor], Tensor]
-    unembed: nn.Linear
+    readout: Readout
     heads: int
     key_heads: int
     classifies: bool
-    up_matrices: int = 1  # two where neurons have a gate
+    up_matrices: int                        # two where neurons have a gate
 
-    def logits(self, stream: Float[Tensor, "*batch width"], tokens: Int[Tensor, "token"] | None = None) -> Tensor:
-        """Logits of all tokens (or classes), or only of some; [*batch, token]."""
-        return torch.cat(list(self._logits_by_part(stream, tokens)), -1)
 
-    def log_normaliser(self, stream: Float[Tensor, "row width"]) -> Float[Tensor, "row"]:
-        """Logarithm of the sum of exponentials of all logits; they are not held together."""
-        sums = [part[:, 0] - part.log_softmax(-1)[:, 0] for part in self._logits_by_part(stream)]
-        return torch.stack(sums).logsumexp(0)
+# ---------------------------------------------------------------- from the record of a family to its pieces
 
-    def _logits_by_part(self, stream: Tensor, tokens: Int[Tensor, "token"] | None = None) -> Iterator[Tensor]:
-        """Several narrow products are faster than one as wide as the vocabulary."""
-        weight, bias, stream = self.unembed.weight, self.unembed.bias, self.norm(stream)
-        if tokens is not None:
-            weight, bias = weight[tokens], None if bias is None else bias[tokens]
-        for start in range(0, len(weight), PART_OF_THE_VOCABULARY):
-            part = slice(start, start + PART_OF_THE_VOCABULARY)
-            yield F.linear(stream, weight[part], None if bias is None else bias[part])
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _one_after_the_other(parts: list[Callable], factor: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """What comes out of these modules in turn, times a factor; a single module as it is."""
+    if not parts:
+        return _same
+    if len(parts) == 1 and factor == 1:
+        return parts[0]
+
+    def passed(x: Tensor) -> Tensor:
+        for part in parts:
+            x = part(x)
+        return x * factor if factor != 1 else x
+    return passed
 
 
 def _activation(module: nn.Module) -> Callable[[Tensor], Tensor]:
     """GPT-2's GELU in one step instead of eight; equal to 1e-6."""
-    return (lambda x: F.gelu(x, approximate="tanh")) if type(module).__name__ == "NewGELUActivation" else module
+    return _fast_gelu if type(module).__name__ == "NewGELUActivation" else module
 
 
-# ---------------------------------------------------------------- the families
-
-def _gpt2(model, config) -> dict:
-    core = model.transformer
-
-    def block(layer) -> Block:
-        layer = inner(layer)
-        attention, mlp = inner(layer.attn), inner(layer.mlp)
-        fused, up, act = inner(attention.c_attn), inner(mlp.c_fc), _activation(mlp.act)
-        return Block(inner(layer.ln_1), lambda x: fused(x).split(config.n_embd, -1), inner(attention.c_proj),
-                     inner(layer.ln_2), lambda x: act(up(x)), inner(mlp.c_proj))
-
-    places = inner(core.wpe)
-    return dict(blocks=[block(layer) for layer in core.h], embed=inner(core.wte), angles=None, norm=inner(core.ln_f),
-                place=lambda x, positions: x + places(positions))
+def _fast_gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
 
 
-def _rotated(core, config) -> Callable:
-    rotary = inner(core.rotary_emb)
+def _neurons(into: list[nn.Module], activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """From what the MLP reads to its neurons, after the activation function; the first of two matrices is the gate."""
+    if len(into) == 1:
+        [up] = into
+        return lambda x: activation(up(x))
+    gate, up = into
+    return lambda x: activation(gate(x)) * up(x)
+
+
+def _projections(into: list[nn.Module], heads: int, by_head: bool) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """Queries, keys and values, from three matrices or from one that holds all."""
+    if len(into) == 3:
+        return lambda x: tuple(part(x) for part in into)
+    [fused] = into
+    if not by_head:
+        return lambda x: fused(x).chunk(3, -1)
+
+    def apart(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        each = fused(x).unflatten(-1, (heads, 3, -1))
+        return tuple(each[..., i, :].flatten(-2) for i in range(3))
+    return apart
+
+
+def _block(model, family: Family, layer: int) -> Block:
+    whole, config = block_of(model, family, layer), plain_of(model).config
+
+    def found(*paths: str | None) -> list[nn.Module]:
+        return [inner(module_at(whole, path)) for path in paths if path]
+    factor, heads = setting(model, family.residual_scale, 1.0), config.num_attention_heads
+    norm1, parallel = found(family.norm1), is_parallel(family, config)
+    norm2 = found(family.norm2) or (norm1 if parallel else [])
+    attention = inner(module_at(whole, family.out.split(".")[0]))
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return Block(
+        norm1=_one_after_the_other(norm1), norm2=_one_after_the_other(norm2), parallel=parallel,
+        qkv=_projections(found(*family.qkv), heads, family.by_head), head_norms=tuple(found(*family.head_norms)),
+        out=_one_after_the_other(found(family.out, family.after_attention), factor),
+        up=_neurons(found(*family.up), _activation(*found(family.activation))),
+        down=_one_after_the_other(found(family.down, family.after_mlp), factor),
+        scaling=getattr(attention, "scaling", size ** -0.5))
+
+
+def _placed(model, family: Family) -> Callable[[Tensor, Tensor], Tensor]:
+    factor = setting(model, family.embed_scale, 1.0)
+    if family.positions:
+        places = inner(module_at(plain_of(model), family.positions))
+        return lambda x, positions: x + places(positions)
+    return (lambda x, positions: x * factor) if factor != 1 else (lambda x, positions: x)
+
+
+def _rotated(model, family: Family) -> Callable | None:
+    if family.rotary is None:
+        return None
+    rotary = inner(module_at(plain_of(model), family.rotary))
     return lambda x, positions: rotary(x, positions[None])
-
-
-def _llama(model, config) -> dict:
-    core = model.model
-
-    def block(layer) -> Block:
-        layer = inner(layer)
-        attention, mlp = inner(layer.self_attn), inner(layer.mlp)
-        projections = [inner(getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj")]
-        gate, up, act = inner(mlp.gate_proj), inner(mlp.up_proj), mlp.act_fn
-        norms = tuple(inner(getattr(attention, name)) for name in ("q_norm", "k_norm") if hasattr(attention, name))
-        return Block(inner(layer.input_layernorm), lambda x: tuple(p(x) for p in projections), inner(attention.o_proj),
-                     inner(layer.post_attention_layernorm), lambda x: act(gate(x)) * up(x), inner(mlp.down_proj),
-                     norm_heads=norms or None)
-
-    return dict(blocks=[block(layer) for layer in core.layers], embed=inner(core.embed_tokens), norm=inner(core.norm),
-                angles=_rotated(core, config), place=lambda x, positions: x, up_matrices=2)
-
-
-def _gpt_neox(model, config) -> dict:
-    core = model.gpt_neox
-
-    def block(layer) -> Block:
-        layer = inner(layer)
-        attention, mlp = inner(layer.attention), inner(layer.mlp)
-        fused, up, act = inner(attention.query_key_value), inner(mlp.dense_h_to_4h), _activation(mlp.act)
-
-        def qkv(x):  # fused head by head
-            by_head = fused(x).unflatten(-1, (config.num_attention_heads, 3, -1))
-            return tuple(by_head[..., i, :].flatten(-2) for i in range(3))
-        return Block(inner(layer.input_layernorm), qkv, inner(attention.dense), inner(layer.post_attention_layernorm),
-                     lambda x: act(up(x)), inner(mlp.dense_4h_to_h), config.use_parallel_residual)
-
-    return dict(blocks=[block(layer) for layer in core.layers], embed=inner(core.embed_in),
-                norm=inner(core.final_layer_norm), angles=_rotated(core, config), place=lambda x, positions: x)
-
-
-FAMILIES = {"gpt2": _gpt2, "gpt_neox": _gpt_neox, "llama": _llama, "qwen2": _llama, "qwen3": _llama, "mistral": _llama}
-HEADS = ("lm_head", "embed_out", "score")
 
 
 def take_apart(model) -> Anatomy | None:
     """The pieces of a model of a known causal family with a linear head, otherwise None."""
-    plain = model.original_model if is_bridge(model) else model
-    config = getattr(plain, "config", None)
-    family = FAMILIES.get(getattr(config, "model_type", None))
-    head = next((name for name in HEADS if hasattr(plain, name)), None)
-    if family is None or head is None:
+    family, plain = family_of(model), plain_of(model)
+    readout = readout_of(model) if family is not None and family.in_pieces else None
+    if readout is None:
         return None
-    heads = config.num_attention_heads
-    return Anatomy(model, **family(plain, config), unembed=inner(getattr(plain, head)), heads=heads,
-                   key_heads=getattr(config, "num_key_value_heads", None) or heads, classifies=head == "score")
+    config = plain.config
+    heads, layers = config.num_attention_heads, range(config.num_hidden_layers)
+    return Anatomy(
+        model, [_block(model, family, layer) for layer in layers], embed=inner(module_at(plain, family.embed)),
+        place=_placed(model, family), angles=_rotated(model, family), readout=readout, heads=heads,
+        key_heads=getattr(config, "num_key_value_heads", None) or heads, classifies=hasattr(plain, "score"),
+        up_matrices=len(family.up))
 
 
 # ---------------------------------------------------------------- when to trust the pieces
@@ -181,7 +190,7 @@ def anatomy_of(model, prompts: Prompts, equal: Callable[[Anatomy, Prompts], bool
     anatomy = take_apart(model)
     if anatomy is None or not _readable(anatomy, prompts):
         return None
-    weights, width = sum(p._version for p in model.parameters()), prompts.tokens.shape[1]
+    weights, width = version_of(model), prompts.tokens.shape[1]
     known, equal_to, other_from = _COMPARED.get(model, (None, 0, float("inf")))
     if known != weights:
         equal_to, other_from = 0, float("inf")

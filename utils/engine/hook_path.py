@@ -12,32 +12,71 @@ import torch
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
+from ..errors import CourseError
 from ..metrics import Outcome
 from ..models import Prompts, is_bridge
 from .sites import Address, Site, address, marks_spans
 from .writing import Do, Frame, pick, write
 
 
-def _hook(stack: ExitStack, where: Address, change: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
-    """Call `change` on an activation whenever it is computed; None leaves it as it is. Removed with the stack."""
-    def swap(value):
-        tensor = value[0] if isinstance(value, tuple) else value
-        new = change(tensor)
-        return None if new is None else (new, *value[1:]) if isinstance(value, tuple) else new
+class Hooks:
+    """Hooks for one forward pass of [row, position] tokens: `on` hangs one up, `require_called` says which were passed by.
+
+    They are removed at the end of the `with` block, also when it raises.
+    """
+
+    def __init__(self, rows: int, positions: int):
+        self.shape, self.stack = (rows, positions, -1), ExitStack()
+        self.sites, self.called = [], set()
+
+    def __enter__(self) -> Hooks:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.stack.close()
+
+    def on(self, model, site: Site, change: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
+        """Call `change` on the activation, [row, position, width], when it is computed; None leaves it as it is."""
+        where, number = address(model, site), len(self.sites)
+        self.sites.append(site)
+
+        def swap(raw: torch.Tensor) -> torch.Tensor | None:
+            self.called.add(number)
+            flat = raw.reshape(self.shape)
+            new = change(where.see(flat))
+            return None if new is None else where.put(flat, new).view_as(raw)
+        self.stack.callback(_hang(where, swap).remove)
+
+    def require_called(self) -> None:
+        """Raise CourseError for a site whose module took no part in the pass: nothing was read or written there."""
+        silent = next((site for number, site in enumerate(self.sites) if number not in self.called), None)
+        if silent is not None:
+            where = "" if silent.layer is None else f" of layer {silent.layer}"
+            raise CourseError(f"{silent.kind!r}{where} was never computed in this pass, so nothing can be read or "
+                              "written there: this model passes by the module that should hold it")
+
+
+def _hang(where: Address, swap: Callable[[torch.Tensor], torch.Tensor | None]):
+    """A hook that exchanges the first input or the (first) output of a module for what `swap` makes of it."""
+    def first_of(value):
+        if not isinstance(value, tuple):
+            return swap(value)
+        new = swap(value[0])
+        return None if new is None else (new, *value[1:])
 
     def before(module, args, kwargs):
         if args:
-            new = swap(args)
+            new = first_of(args)
             return None if new is None else (new, kwargs)
         name = next(iter(kwargs))
-        new = change(kwargs[name])
+        new = swap(kwargs[name])
         return None if new is None else (args, {**kwargs, name: new})
 
+    def after(module, args, output):
+        return first_of(output)
     if where.of_input:
-        handle = where.module.register_forward_pre_hook(before, with_kwargs=True)
-    else:
-        handle = where.module.register_forward_hook(lambda module, args, output: swap(output))
-    stack.callback(handle.remove)
+        return where.module.register_forward_pre_hook(before, with_kwargs=True)
+    return where.module.register_forward_hook(after)
 
 
 def _forward(model, prompts: Prompts, rows: Int[torch.Tensor, "row"]) -> torch.Tensor:
@@ -70,30 +109,28 @@ def judged_logits(model, prompts: Prompts, rows: Int[torch.Tensor, "row"]) -> to
     return _judged(model, _forward(model, prompts, rows), prompts.ends[rows])
 
 
-def attach(stack: ExitStack, model, plan: Sequence[tuple[Do, torch.Tensor, torch.Tensor]]) -> None:
+def attach(hooks: Hooks, model, plan: Sequence[tuple[Do, torch.Tensor, torch.Tensor]]) -> None:
     """Hook every site that `plan` writes to. plan: (what, rows of the batch, prompt of each of those rows).
 
-    resid_mid can be caught only where the second norm reads it, while the stream passes beside the norm: what was written
-    there is added to the block's output too (first of all, so that resid_post sees it).
+    In most families resid_mid can be caught only where the second norm reads it, while the stream passes beside the norm:
+    what was written there is added to the block's output too (first of all, so that resid_post sees it).
     """
     by_site: dict[Site, list] = {}
     for entry in plan:
         by_site.setdefault(entry[0].site.whole, []).append(entry)
     for site, entries in sorted(by_site.items(), key=lambda item: item[0].kind != "resid_mid"):
-        written = []
+        beside = [] if site.kind == "resid_mid" and address(model, site).of_input else None
 
-        def change(tensor, entries=entries, written=written if site.kind == "resid_mid" else None):
-            flat = tensor.flatten(2).clone()
+        def change(tensor, entries=entries, beside=beside):
+            new = tensor.clone()
             for do, rows, prompts in entries:
-                write(flat, model, do, rows, prompts, Frame(flat.shape[1]))
-            new = flat.view_as(tensor)
-            if written is not None:
-                written.append(new - tensor)
+                write(new, model, do, rows, prompts, Frame(new.shape[1]))
+            if beside is not None:
+                beside.append(new - tensor)
             return new
-        _hook(stack, address(model, site), change)
-        if site.kind == "resid_mid":
-            after = address(model, Site("resid_post", site.layer))
-            _hook(stack, after, lambda out, written=written: out + written.pop())
+        hooks.on(model, site, change)
+        if beside is not None:
+            hooks.on(model, Site("resid_post", site.layer), lambda out, beside=beside: out + beside.pop())
 
 
 # ---------------------------------------------------------------- what interventions.py calls
@@ -103,13 +140,14 @@ def read(model, prompts: Prompts, sites: Sequence[Site], interventions: Sequence
     """See `interventions.read`."""
     everyone = torch.arange(len(prompts), device=prompts.tokens.device)
     found: dict[Site, torch.Tensor] = {}
-    with ExitStack() as stack:
-        attach(stack, model, [(do, everyone, everyone) for do in interventions])
+    with Hooks(*prompts.tokens.shape) as hooks:
+        attach(hooks, model, [(do, everyone, everyone) for do in interventions])
         for site in sites:
             def keep(tensor, site=site):
-                found[site] = pick(tensor.flatten(2), model, site)
-            _hook(stack, address(model, site), keep)
+                found[site] = pick(tensor, model, site)
+            hooks.on(model, site, keep)
         logits = _forward(model, prompts, everyone)
+        hooks.require_called()
     return _judged(model, logits, prompts.ends) if end_only else logits, found
 
 
@@ -125,8 +163,9 @@ def sweep(model, prompts: Prompts, rows: Sequence[Sequence[Do]], outcome: Outcom
         for r in which_row.unique().tolist():
             members = (which_row == r).nonzero().flatten().to(prompts.tokens.device)
             plan += [(do, members, which_prompt[members]) for do in [*always, *rows[r]]]
-        with ExitStack() as stack:
-            attach(stack, model, plan)
+        with Hooks(len(flat), prompts.tokens.shape[1]) as hooks:
+            attach(hooks, model, plan)
             logits = judged_logits(model, prompts, which_prompt)
+            hooks.require_called()
         result[flat] = outcome(logits, which_prompt).float().cpu()
     return result.view(len(rows), n)

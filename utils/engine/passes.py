@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Sequence
+from typing import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -143,7 +143,7 @@ def _rotate(x: Tensor, angles: tuple[Tensor, Tensor] | None, first: int) -> Tens
     return torch.cat([turned * cosine + torch.cat([-back, front], -1) * sine, rest], -1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, frame: Frame) -> Float[Tensor, "row position width"]:
+def _attend(q: Tensor, k: Tensor, v: Tensor, frame: Frame, scaling: float) -> Float[Tensor, "row position width"]:
     """Causal attention of queries at the positions of `frame` to keys from position 0 on, all [row, position, head, size]."""
     if frame.only is not None:
         queries = frame.only[:, None, None, None]
@@ -155,31 +155,49 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, frame: Frame) -> Float[Tensor, "row
     for counter in _COUNTERS:
         counter.attention += 4 * q.numel() * k.shape[2]
     if k.shape[2] > k.shape[3]:  # the pattern would be larger than the queries: do not hold it
-        z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=shared > 1)
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=shared > 1, scale=scaling)
     else:                        # on short prompts this is faster on several threads
         k, v = (x.repeat_interleave(shared, 1) if shared > 1 else x for x in (k, v))
-        scores = (q @ k.mT).mul_(q.shape[-1] ** -0.5).masked_fill_(~mask, -torch.inf)
+        scores = (q @ k.mT).mul_(scaling).masked_fill_(~mask, -torch.inf)
         z = scores.softmax(-1) @ v
     return z.transpose(1, 2).flatten(2)
 
 
-def _attention(anatomy: Anatomy, layer: int, qkv: tuple[Tensor, Tensor, Tensor], strand: Strand, base: Base,
+def _normed(norm: Callable[[Tensor], Tensor] | None, x: Float[Tensor, "row position head size"]) -> Tensor:
+    """The norm of queries or keys: of each head by itself (Qwen-3), or of all heads together (OLMo-2)."""
+    if norm is None:
+        return x
+    return norm(x) if norm.weight.numel() == x.shape[-1] else norm(x.flatten(-2)).view_as(x)
+
+
+def _attention(anatomy: Anatomy, layer: int, qkv: list[Tensor], strand: Strand, base: Base,
                last: bool) -> Float[Tensor, "token width"]:
     """Attention of one strand, behind the keys and values of the base run; with `last`, only of the ends."""
-    heads, first = (anatomy.heads, anatomy.key_heads, anatomy.key_heads), strand.frame.first
-    q, k, v = (x.unflatten(-1, (n, -1)) for x, n in zip(qkv, heads))
-    norms = anatomy.blocks[layer].norm_heads
-    q, k = (_rotate(norms[i](x) if norms else x, base.angles, first) for i, x in enumerate((q, k)))
+    parts, first = anatomy.blocks[layer], strand.frame.first
+    q, k, v = (x.unflatten(-1, (heads, -1)) for x, heads in
+               zip(qkv, (anatomy.heads, anatomy.key_heads, anatomy.key_heads)))
+    query_norm, key_norm = parts.head_norms or (None, None)
+    q = _rotate(_normed(query_norm, q), base.angles, first)
+    k = _rotate(_normed(key_norm, k), base.angles, first)
     if strand.stage is None:      # this is the base run
         base.keys.append(k)
         base.values.append(v)
     elif first:
         local = strand.local[:strand.rows]
-        k, v = (torch.cat([past[layer][local, :first], own], 1) for past, own in ((base.keys, k), (base.values, v)))
+        k = torch.cat([base.keys[layer][local, :first], k], 1)
+        v = torch.cat([base.values[layer][local, :first], v], 1)
     if last:
         q = strand.at_end(q)[:, None]
         strand.frame = Frame(strand.frame.width, only=strand.ends[:strand.rows])
-    return _attend(q, k, v, strand.frame).flatten(0, 1)
+    return _attend(q, k, v, strand.frame, parts.scaling).flatten(0, 1)
+
+
+def _heads(anatomy: Anatomy, layer: int, qkv: Sequence[Float[Tensor, "token width"]], strands: Sequence[Strand],
+           base: Base, last: bool) -> Float[Tensor, "token width"]:
+    """What the heads give, strand by strand, before the output projection."""
+    queries, keys, values = (views(part, strands) for part in qkv)
+    return torch.cat([_attention(anatomy, layer, [queries[i], keys[i], values[i]], strand, base, last)
+                      for i, strand in enumerate(strands) if strand.rows])
 
 
 def _mlp(anatomy: Anatomy, layer: int, x: Float[Tensor, "token width"], strands: Sequence[Strand]) -> Tensor:
@@ -197,20 +215,24 @@ def _mlp(anatomy: Anatomy, layer: int, x: Float[Tensor, "token width"], strands:
 def block(anatomy: Anatomy, layer: int, x: Float[Tensor, "token width"], strands: Sequence[Strand], base: Base,
           last: bool = False) -> Float[Tensor, "token width"]:
     """One layer, stream in, stream out. With `last`, only the end of each row's prompt leaves it."""
-    parts, width = anatomy.blocks[layer], x.shape[-1]
-    at = lambda kind, flat: touch(kind, layer, flat, strands)
-    qkv = [at(kind, part) for kind, part in zip("qkv", parts.qkv(parts.norm1(at("resid_pre", x))))]
+    def here(kind: str, flat: Tensor) -> Tensor:
+        return touch(kind, layer, flat, strands)
+
+    parts = anatomy.blocks[layer]
+    x = here("resid_pre", x)
+    qkv = [here(kind, part) for kind, part in zip("qkv", parts.qkv(parts.norm1(x)))]
     count(x, sum(part.shape[-1] for part in qkv))
+    if last:  # while the strands still hold all positions
+        ends = [strand.at_end(view) for strand, view in zip(strands, views(x, strands)) if strand.rows]
+    z = here("z", _heads(anatomy, layer, qkv, strands, base, last))
     if last:
-        x_end = torch.cat([strand.at_end(view) for strand, view in zip(strands, views(x, strands)) if strand.rows])
-    split = zip(*(views(part, strands) for part in qkv))
-    z = torch.cat([_attention(anatomy, layer, own, strand, base, last) for own, strand in zip(split, strands) if strand.rows])
-    x = x_end if last else x
-    count(z, width)
-    middle = x + at("attn_out", parts.out(at("z", z)))
-    if not parts.parallel:
-        at("resid_mid", middle)
-    return middle + at("mlp_out", _mlp(anatomy, layer, parts.norm2(x if parts.parallel else middle), strands))
+        x = torch.cat(ends)
+    count(z, x.shape[-1])
+    middle = x + here("attn_out", parts.out(z))
+    if parts.parallel:
+        return middle + here("mlp_out", _mlp(anatomy, layer, parts.norm2(x), strands))
+    here("resid_mid", middle)
+    return middle + here("mlp_out", _mlp(anatomy, layer, parts.norm2(middle), strands))
 
 
 # ---------------------------------------------------------------- the base run
@@ -254,4 +276,4 @@ def read(anatomy: Anatomy, prompts: Prompts, sites: Sequence[Site], intervention
     everyone = torch.arange(len(prompts), device=prompts.tokens.device)
     plan = Plan(anatomy.model, everyone, interventions, sites)
     final = full_pass(anatomy, prompts, plan, remember=False).final
-    return anatomy.logits(final[everyone, prompts.ends] if end_only or anatomy.classifies else final), plan.found
+    return anatomy.readout.logits(final[everyone, prompts.ends] if end_only or anatomy.classifies else final), plan.found

@@ -1,7 +1,7 @@
 """Names for activations, and where each of them lives in a model.
 
 A `Site` says which activation, in which layer, at which positions, of which head or units. `address` finds the module
-behind it, in a `TransformerBridge` or in a Hugging Face model of one of `FAMILIES` as it is.
+behind it, in a `TransformerBridge` or in a Hugging Face model as it is; `families` says where each family keeps what.
 """
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from ..errors import CourseError
 from ..models import is_bridge, shape_of
+from .families import Family, family_of, is_parallel, module_at, plain_of, require_family, setting
 
 KINDS = {
     "embed": "token embedding, before positions are added",
@@ -26,8 +27,9 @@ KINDS = {
     "mlp_post": "MLP neurons, after the activation function",
 }
 HEAD_KINDS = ("z", "q", "k", "v")
-BRIDGE_NAMES = {"embed": "hook_embed", "z": "attn.hook_z", "q": "attn.hook_q", "k": "attn.hook_k", "v": "attn.hook_v",
-                "mlp_post": "mlp.hook_post"}
+QKV = ("q", "k", "v")
+BRIDGE_NAMES = {kind: f"attn.hook_{kind}" for kind in QKV}  # a bridge may take a fused projection apart
+BRIDGE_ONLY = {"embed": "hook_embed", "z": "attn.hook_z", "mlp_post": "mlp.hook_post"}  # asked where there is no record
 
 
 @dataclass(frozen=True)
@@ -84,69 +86,88 @@ class Site:
 
 @dataclass(frozen=True)
 class Address:
-    """A module and whether the activation is its first input or its (first) output."""
+    """A module, and how the activation stands in its first input or its (first) output.
+
+    scale: what the module gives is multiplied by it on its way into the stream. third: of a matrix that holds queries,
+    keys and values (0, 1, 2), which third of all columns or, where `heads` is given, of each head's.
+    """
     module: torch.nn.Module
     of_input: bool
+    scale: float = 1.0
+    third: int | None = None
+    heads: int | None = None
 
+    def see(self, raw: torch.Tensor) -> torch.Tensor:
+        """The activation, [row, position, width], in what the module takes or gives."""
+        part = raw if self.third is None else self._third(raw).flatten(2)
+        return part if self.scale == 1 else part * self.scale
 
-# blocks, attention, its output projection, second norm, MLP, its output projection, token embedding
-FAMILIES = {
-    "gpt2": ("transformer.h", "attn", "attn.c_proj", "ln_2", "mlp", "mlp.c_proj", "transformer.wte"),
-    "llama": ("model.layers", "self_attn", "self_attn.o_proj", "post_attention_layernorm", "mlp", "mlp.down_proj",
-              "model.embed_tokens"),
-    "gpt_neox": ("gpt_neox.layers", "attention", "attention.dense", "post_attention_layernorm", "mlp",
-                 "mlp.dense_4h_to_h", "gpt_neox.embed_in"),
-    "bert": ("bert.encoder.layer", "attention.self", "attention.output.dense", None, "output.dense", "output.dense",
-             "bert.embeddings.word_embeddings"),
-}
-FAMILIES |= {name: FAMILIES["llama"] for name in ("qwen2", "qwen3", "mistral", "gemma")}
+    def put(self, raw: torch.Tensor, activation: torch.Tensor) -> torch.Tensor:
+        """What the module should take or give instead, so that this is the activation."""
+        new = activation if self.scale == 1 else activation / self.scale
+        if self.third is None:
+            return new
+        raw = raw.clone()
+        self._third(raw).copy_(new.view(self._third(raw).shape))
+        return raw
+
+    def _third(self, raw: torch.Tensor) -> torch.Tensor:
+        return raw.unflatten(-1, (self.heads or 1, 3, -1))[..., self.third, :]
 
 
 def address(model, site: Site) -> Address:
     """Find the module behind a site. Raises CourseError for a family or an activation that is not supported.
 
-    A model that knows its own modules says so with a method `address_of(site)`.
+    A model that knows its own modules says so with a method `address_of(site)`. A bridge of an unknown family is asked
+    for its own hooks.
     """
     if hasattr(model, "address_of"):
         return model.address_of(site)
-    if is_bridge(model):
-        name = BRIDGE_NAMES.get(site.kind, f"hook_{site.kind}")
-        name = name if site.layer is None else f"blocks.{site.layer}.{name}"
-        hooks = model.hook_dict
-        if name not in hooks:
-            raise CourseError(f"this model has no {site.kind!r} ({KINDS[site.kind]}) at layer {site.layer}")
-        return Address(hooks[name], False)
-    family = FAMILIES.get(model.config.model_type)
-    if family is None:
-        raise CourseError(f"models of type {model.config.model_type!r} are not supported as they are; supported: "
-                          f"{', '.join(FAMILIES)} (or load them with utils.models.load_model)")
-    blocks, attention, projection, norm, mlp, down, embed = family
+    family = family_of(model)
+    if is_bridge(model) and (family is None or site.kind in BRIDGE_NAMES):
+        return Address(_bridge_hook(model, site), False)
+    return _by_record(model, require_family(model), site)
+
+
+def _bridge_hook(model, site: Site) -> torch.nn.Module:
+    name = BRIDGE_NAMES.get(site.kind) or BRIDGE_ONLY.get(site.kind, f"hook_{site.kind}")
+    name = name if site.layer is None else f"blocks.{site.layer}.{name}"
+    hooks = model.hook_dict
+    if name not in hooks:
+        raise CourseError(f"this model has no {site.kind!r} ({KINDS[site.kind]}) at layer {site.layer}")
+    return hooks[name]
+
+
+def _by_record(model, family: Family, site: Site) -> Address:
+    """The place that the family's record gives for a site."""
     if site.kind == "embed":
-        return Address(model.get_submodule(embed), False)
-    block = model.get_submodule(blocks)[site.layer]
+        return Address(module_at(plain_of(model), family.embed), False)
+    block = module_at(plain_of(model), family.blocks)[site.layer]
     if site.kind in ("resid_pre", "resid_post"):
         return Address(block, site.kind == "resid_pre")
-    places = {"attn_out": (projection if family == FAMILIES["bert"] else attention, False), "resid_mid": (norm, True),
-              "mlp_out": (mlp, False), "z": (projection, True), "mlp_post": (down, True)}
-    path, of_input = places.get(site.kind, (None, False))
-    parallel = site.kind == "resid_mid" and getattr(model.config, "use_parallel_residual", False)
-    if parallel:
+    if site.kind in QKV:
+        return _in_projection(model, family, block, QKV.index(site.kind))
+    place = {"attn_out": family.attn_out, "mlp_out": family.mlp_out, "resid_mid": family.mid, "z": f">{family.out}",
+             "mlp_post": family.down and f">{family.down}"}[site.kind]
+    if site.kind == "resid_mid" and is_parallel(family, plain_of(model).config):
         raise CourseError("this model runs attention and MLP side by side, so it has no 'resid_mid' between them")
-    if path is None:
-        raise CourseError(f"{site.kind!r} cannot be reached in a {model.config.model_type!r} model as it is; "
-                          "load it with utils.models.load_model")
-    return Address(block.get_submodule(path), of_input)
+    if place is None:
+        raise CourseError(f"the experts of this model share the work of an MLP, so it has no {site.kind!r} that all "
+                          "tokens pass; 'mlp_out' is what they add together")
+    scale = setting(model, family.residual_scale, 1.0) if site.kind in ("attn_out", "mlp_out") else 1.0
+    return Address(module_at(block, place.lstrip(">")), place.startswith(">"), scale)
 
 
-def is_causal(model) -> bool:
-    """True if attention looks only back, so that a position cannot depend on later ones."""
-    plain = model.original_model if is_bridge(model) else model
-    return plain.config.model_type != "bert"
+def _in_projection(model, family: Family, block, number: int) -> Address:
+    if len(family.qkv) == 3:
+        return Address(module_at(block, family.qkv[number]), False)
+    return Address(module_at(block, family.qkv[0]), False, third=number,
+                   heads=shape_of(model)[1] if family.by_head else None)
 
 
 def marks_spans(model) -> bool:
     """True if the model scores every token as the first and as the last of an answer (question answering)."""
-    return hasattr(model.original_model if is_bridge(model) else model, "qa_outputs")
+    return hasattr(plain_of(model), "qa_outputs")
 
 
 def heads_at(model, kind: str) -> int:

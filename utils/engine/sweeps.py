@@ -121,14 +121,14 @@ def _outcomes(anatomy: Anatomy, final: Float[Tensor, "row width"], index: Int[Te
     """The outcome of each row, from the logits of all tokens or only of those it looks at."""
     tokens, outcome = (None, outcome) if anatomy.classifies else narrowed(outcome)
     normalise = getattr(outcome, "of_log_probabilities", False)
-    vocabulary = anatomy.unembed.weight.shape[0] if tokens is None else len(tokens)
+    vocabulary = anatomy.readout.unembed.weight.shape[0] if tokens is None else len(tokens)
     parts = []
     for f, i in zip(*(t.split(max(1, VOCABULARY_AT_ONCE // vocabulary)) for t in (final, index))):
-        values = anatomy.logits(f, tokens)
+        values = anatomy.readout.logits(f, tokens)
         count(f, vocabulary)
         if normalise:
-            count(f, anatomy.unembed.weight.shape[0])
-        parts.append(outcome(values - anatomy.log_normaliser(f)[:, None] if normalise else values, i).float())
+            count(f, anatomy.readout.unembed.weight.shape[0])
+        parts.append(outcome(values - anatomy.readout.log_normaliser(f)[:, None] if normalise else values, i).float())
     return torch.cat(parts).cpu()
 
 

@@ -5,7 +5,6 @@
 """
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Protocol
 
 import torch
@@ -70,7 +69,7 @@ class _InPieces:
         joins = torch.full_like(index, self.stage)
         strand = Strand(plan, Frame(self.prompts.tokens.shape[1], self.first), self.prompts.ends[index], index, joins,
                         torch.full_like(index, -1))
-        return self.anatomy.logits(grow(self.anatomy, self.base, [strand]))
+        return self.anatomy.readout.logits(grow(self.anatomy, self.base, [strand]))
 
 
 class _Hooked:
@@ -86,6 +85,8 @@ class _Hooked:
 
     def logits(self, index: Int[torch.Tensor, "row"], values: Values) -> Float[torch.Tensor, "row output"]:
         rows = torch.arange(len(index), device=index.device)
-        with ExitStack() as stack:
-            hook_path.attach(stack, self.model, [(Do(self.site, lambda current: values), rows, index)])
-            return hook_path.judged_logits(self.model, self.prompts, index)
+        with hook_path.Hooks(len(index), self.prompts.tokens.shape[1]) as hooks:
+            hook_path.attach(hooks, self.model, [(Do(self.site, lambda current: values), rows, index)])
+            logits = hook_path.judged_logits(self.model, self.prompts, index)
+            hooks.require_called()
+            return logits

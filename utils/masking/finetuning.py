@@ -14,20 +14,13 @@ from jaxtyping import Bool, Float
 from torch import nn
 from tqdm import tqdm
 
-from ..engine import FAMILIES, judged_logits, sweep
+from ..engine import Family, judged_logits, require_family, sweep
 from ..errors import CourseError
 from ..metrics import Outcome
 from ..models import Prompts, like, plain_copy, shape_of
 from .groups import Groups
 from .importance import Estimate, standard_error
 
-# What leads into neurons and into heads, by family; what leads out stands in sites.FAMILIES. "fused": queries, keys and
-# values of all heads in one matrix, one after the other, or ("by head") head by head.
-INTO = {"gpt2": (("mlp.c_fc",), ("attn.c_attn",), "fused"),
-        "gpt_neox": (("mlp.dense_h_to_4h",), ("attention.query_key_value",), "by head"),
-        "bert": (("intermediate.dense",), tuple(f"attention.self.{x}" for x in ("query", "key", "value")), "apart"),
-        "llama": (("mlp.gate_proj", "mlp.up_proj"), tuple(f"self_attn.{x}_proj" for x in "qkv"), "apart")}
-INTO |= {name: INTO["llama"] for name, family in FAMILIES.items() if family == FAMILIES["llama"]}
 Marks = dict[str, Bool[torch.Tensor, "..."]]
 
 
@@ -139,12 +132,12 @@ def owned(model, groups: Groups, chosen: Iterable[int]) -> Marks:
     Raises CourseError for no group, other kinds than neurons and heads, or a family that is not known.
     """
     chosen = groups.named(chosen, "train")
-    family = getattr(getattr(model, "config", None), "model_type", None)
+    family = require_family(model)
     if groups.kind not in ("mlp_post", "z"):
         raise CourseError(f"units of {groups.kind!r} have no weights of their own to train: choose neurons "
                           "('mlp_post') or heads ('z')")
-    if family not in INTO:
-        raise CourseError(f"models of type {family!r} cannot be trained by group; those that can: {', '.join(INTO)}")
+    if family.down is None and groups.kind == "mlp_post":
+        raise CourseError("the experts of this model share the work of an MLP, so no neuron has weights of its own")
     groups.validate(model)
     marks, units = {}, {}
     for layer, unit in (member for g in chosen for member in groups.members[g]):
@@ -155,23 +148,21 @@ def owned(model, groups: Groups, chosen: Iterable[int]) -> Marks:
     return marks
 
 
-def _weights_of(model, family: str, kind: str, layer: int, units: Sequence[int]):
+def _weights_of(model, family: Family, kind: str, layer: int, units: Sequence[int]):
     """(module, its columns on the side of the units, whether it leads into them) for units of one layer."""
-    blocks, _, projection, _, _, down, _ = FAMILIES[family]
-    neurons, heads, layout = INTO[family]
-    prefix = f"{blocks}.{layer}."
+    prefix, projection = f"{family.blocks}.{layer}.", family.out
     if kind == "mlp_post":
-        return [(prefix + path, units, path != down) for path in (*neurons, down)]
+        return [(prefix + path, units, path != family.down) for path in (*family.up, family.down)]
     total = shape_of(model)[1]
     leads_out = model.get_submodule(prefix + projection)
     size = _sides(leads_out)[1] // total
     columns = [unit * size + i for unit in units for i in range(size)]
-    if layout == "fused":
-        inside = [(prefix + heads[0], [part * total * size + c for part in range(3) for c in columns], True)]
-    elif layout == "by head":
-        inside = [(prefix + heads[0], [3 * unit * size + i for unit in units for i in range(3 * size)], True)]
+    if len(family.qkv) == 1 and family.by_head:
+        inside = [(prefix + family.qkv[0], [3 * unit * size + i for unit in units for i in range(3 * size)], True)]
+    elif len(family.qkv) == 1:
+        inside = [(prefix + family.qkv[0], [part * total * size + c for part in range(3) for c in columns], True)]
     else:
-        inside = [(prefix + path, columns, True) for path in heads
+        inside = [(prefix + path, columns, True) for path in family.qkv
                   if _sides(model.get_submodule(prefix + path))[0] == total * size]
     return [*inside, (prefix + projection, columns, False)]
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
-from ..engine import FAMILIES, ConfiguredModel, Do, LayerConfig, Site, read, sweep
+from ..engine import FAMILIES, ConfiguredModel, Do, LayerConfig, Site, is_causal, read, sweep, token_embeddings
 from ..errors import CourseError
 from ..metrics import Probability
 from ..models import Prompts, context_of, encode, is_bridge, shape_of, single_token
@@ -39,13 +39,12 @@ class Query:
 
 # ---------------------------------------------------------------- noise
 
-def _embeddings(model) -> Float[torch.Tensor, "token width"]:
-    return (model.original_model if is_bridge(model) else model).get_input_embeddings().weight.detach()
-
-
 def noise_from_embeddings(model, factor: float = 3.0) -> float:
-    """`factor` times the standard deviation of the whole embedding matrix (the default of causal-tracer)."""
-    return factor * _embeddings(model).std().item()
+    """`factor` times the standard deviation of the embeddings of all tokens (the default of causal-tracer).
+
+    As the stream gets them: some families multiply the matrix first (Gemma by the root of its width).
+    """
+    return factor * token_embeddings(model).std().item()
 
 
 def noise_from_subjects(model, subjects: Sequence, *, tokenizer=None, factor: float = 3.0) -> float:
@@ -61,7 +60,7 @@ def noise_from_subjects(model, subjects: Sequence, *, tokenizer=None, factor: fl
         ids += row[first:end]
     if not ids:
         raise CourseError("there are no subjects: the noise level is measured on the embeddings of their tokens")
-    return factor * _embeddings(model)[ids].std().item()
+    return factor * token_embeddings(model)[ids].std().item()
 
 
 def _draw(rule: str, seed: int, samples: int, like: torch.Tensor) -> Float[torch.Tensor, "sample token width"]:
@@ -259,7 +258,7 @@ def _tokenizer_of(model, tokenizer):
 def _require_language_model(model, layer_config: LayerConfig | None) -> None:
     plain, kind = (model.original_model if is_bridge(model) else model), type(model).__name__
     family = getattr(getattr(plain, "config", None), "model_type", None)
-    if family == "bert":
+    if layer_config is None and family in FAMILIES and not is_causal(model):
         raise CourseError(f"a {kind} looks at both sides of a token; a causal trace needs a model that predicts the "
                           "next one")
     if is_bridge(model):
@@ -271,7 +270,7 @@ def _require_language_model(model, layer_config: LayerConfig | None) -> None:
                           "transformers.AutoModelForCausalLM, not AutoModel")
     if layer_config is None and family not in FAMILIES:
         raise CourseError(f"models of type {family!r} are not known here; say where the layers are with "
-                          f"layer_config=LayerConfig(...) (known are {', '.join(f for f in FAMILIES if f != 'bert')})")
+                          f"layer_config=LayerConfig(...) (known are {', '.join(f for f in FAMILIES if not FAMILIES[f].sees_ahead)})")
 
 
 def _not_negative(noise: float) -> float:
