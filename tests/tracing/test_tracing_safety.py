@@ -73,8 +73,7 @@ def test_bad_models():
 def test_damaged_weights(layer_config):
     model = random_gpt2()
     model.transformer.h[1].mlp.c_fc.weight[0, 0] = float("nan")
-    tracer = CausalTracer(model, Words(), layer_config=layer_config)
-    sentence(lambda: traced(tracer), "this model gives logits that are NaN or infinite: its weights are damaged")
+    sentence(lambda: traced(CausalTracer(model, Words(), layer_config=layer_config)), "this model gives logits that are NaN or infinite: its weights are damaged")
 
 
 def test_a_plain_model_has_a_context_too():

@@ -155,7 +155,12 @@ def module_at(root, path: str) -> nn.Module | None:
 
 
 def block_of(model, family: Family, layer: int) -> nn.Module:
-    return inner(module_at(plain_of(model), family.blocks)[layer])
+    """One layer. Raises CourseError for a model that is not built as its family's language models are."""
+    blocks = module_at(plain_of(model), family.blocks)
+    if blocks is None:
+        raise CourseError(f"a {type(plain_of(model)).__name__} has no {family.blocks!r}, where its family keeps its layers: "
+                          "load it with a head, such as transformers.AutoModelForCausalLM")
+    return blocks[layer]
 
 
 def setting(model, name: str | None, default=None):

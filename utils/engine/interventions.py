@@ -22,6 +22,7 @@ from .anatomy import Anatomy, anatomy_of
 from .passes import count_arithmetic
 from .sites import Each, Site, address, heads_at, validate
 from .sweeps import prompts_at_once
+from .trust import require_finite
 from .writing import Do, validate_value
 
 __all__ = ["Do", "Each", "Site", "at_end", "count_arithmetic", "heads_at", "prompts_at_once",
@@ -54,8 +55,7 @@ def _equal(anatomy: Anatomy, prompts: Prompts) -> bool:
     longest = prompts.ends.argmax()
     one = _as_prompts(prompts.tokens[longest:longest + 1, :prompts.ends[longest] + 1])
     (ours, _), (own, _) = passes.read(anatomy, one, [], [], True), hook_path.read(anatomy.model, one, [], [], True)
-    if not own.isfinite().all():
-        raise CourseError("this model gives logits that are NaN or infinite: its weights are damaged, load them again")
+    require_finite(own)
     return ours.shape == own.shape and bool((ours - own).abs().max() <= 1e-5 * (own.max() - own.min()))
 
 

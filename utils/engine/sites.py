@@ -13,7 +13,7 @@ import torch
 
 from ..errors import CourseError
 from ..models import is_bridge, shape_of
-from .families import Family, family_of, is_parallel, module_at, plain_of, require_family, setting
+from .families import Family, block_of, family_of, is_parallel, module_at, plain_of, require_family, setting
 
 KINDS = {
     "embed": "token embedding, before positions are added",
@@ -142,7 +142,7 @@ def _by_record(model, family: Family, site: Site) -> Address:
     """The place that the family's record gives for a site."""
     if site.kind == "embed":
         return Address(module_at(plain_of(model), family.embed), False)
-    block = module_at(plain_of(model), family.blocks)[site.layer]
+    block = block_of(model, family, site.layer)
     if site.kind in ("resid_pre", "resid_post"):
         return Address(block, site.kind == "resid_pre")
     if site.kind in QKV:

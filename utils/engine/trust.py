@@ -66,6 +66,7 @@ def _measure(model) -> Facts:
     family = family_of(model)
     added = [] if family is None else [Site(kind, layer) for layer in range(layers) for kind in ("attn_out", "mlp_out")]
     logits, found = hook_path.read(model, prompts, [*states, *added], [], False)
+    require_finite(logits)
     stream = [found[site] for site in states]
     causal = close(stream[-1][1, 0], stream[-1][0, 0])
     sums = bool(added) and all(
@@ -76,6 +77,12 @@ def _measure(model) -> Facts:
         return Facts(causal, sums, None)
     last = stream[-1] if logits.dim() == 3 else stream[-1][:, -1]
     return Facts(causal, sums, _distance(readout.logits(last), logits))
+
+
+def require_finite(logits: torch.Tensor) -> None:
+    """Raise CourseError for logits that are NaN or infinite."""
+    if not logits.isfinite().all():
+        raise CourseError("this model gives logits that are NaN or infinite: its weights are damaged, load them again")
 
 
 def _two_prompts(model) -> Prompts:
@@ -93,8 +100,7 @@ def token_embeddings(model) -> Float[torch.Tensor, "token width"]:
 
     Raises CourseError if a pass through the model has other values there.
     """
-    own = model.model if hasattr(model, "address_of") else plain_of(model)
-    module = inner(own.get_input_embeddings())
+    module = inner(plain_of(model).get_input_embeddings())
     device, size = next(model.parameters()).device, module.weight.shape[0]
     vectors = module(torch.arange(size, device=device)[None])[0]
     prompts, site = _two_prompts(model), Site("embed")

@@ -86,8 +86,8 @@ class CausalTracer:
     def __init__(self, model, tokenizer=None, *, layer_config: LayerConfig | None = None,
                  device: str | torch.device | None = None, noise: float | None = None):
         self.tokenizer, self._own_tokenizer = _tokenizer_of(model, tokenizer), tokenizer is None
-        _require_language_model(model, layer_config)
         model.eval()
+        _require_language_model(model, layer_config)
         if device is not None:
             model.to(device)
         self.model = model if layer_config is None else ConfiguredModel(model, layer_config)
@@ -258,19 +258,18 @@ def _tokenizer_of(model, tokenizer):
 def _require_language_model(model, layer_config: LayerConfig | None) -> None:
     plain, kind = (model.original_model if is_bridge(model) else model), type(model).__name__
     family = getattr(getattr(plain, "config", None), "model_type", None)
-    if layer_config is None and family in FAMILIES and not is_causal(model):
-        raise CourseError(f"a {kind} looks at both sides of a token; a causal trace needs a model that predicts the "
-                          "next one")
     if is_bridge(model):
         if layer_config is not None:
             raise CourseError("a TransformerBridge knows its own layers: leave layer_config out")
-        return
-    if hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is None:
+    elif hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is None:
         raise CourseError(f"a {kind} has no language-modelling head, so it gives no answer: load it with "
                           "transformers.AutoModelForCausalLM, not AutoModel")
-    if layer_config is None and family not in FAMILIES:
+    elif layer_config is None and family not in FAMILIES:
         raise CourseError(f"models of type {family!r} are not known here; say where the layers are with "
                           f"layer_config=LayerConfig(...) (known are {', '.join(f for f in FAMILIES if not FAMILIES[f].sees_ahead)})")
+    if layer_config is None and not is_causal(model):
+        raise CourseError(f"a {kind} looks at both sides of a token; a causal trace needs a model that predicts the "
+                          "next one")
 
 
 def _not_negative(noise: float) -> float:
