@@ -7,19 +7,17 @@ last layer only the end of each prompt is computed, and of the unembedding only 
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Iterable, Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from ..metrics import Outcome, narrowed
 from ..models import Prompts
 from .anatomy import Anatomy
+from .forks import BASE_RUN, Tails, forks_of, tails_of, writes_of
 from .passes import Base, Plan, Strand, block, count, full_pass, touch, views
-from .sites import Site, positions_of
 from .writing import Do, Frame
 
 Tensor = torch.Tensor
@@ -30,48 +28,6 @@ ENDS_AT_ONCE = 512                # rows whose outcomes are computed together: t
 def prompts_at_once(batch_size: int) -> int:
     """So many that their base runs take about as much memory as a batch: what is kept of one weighs about four rows."""
     return max(1, batch_size // 4)
-
-
-@dataclass(frozen=True)
-class Tails:
-    """Where rows of interventions part from the base run.
-
-    stage: -1 is the embedding, l the stream entering block l, the number of blocks the stream leaving the last; [row].
-    first: the first position that may differ, [row, prompt]. visible: whether the end of the prompt can tell, [row, prompt].
-    """
-    stage: Int[Tensor, "row"]
-    first: Int[Tensor, "row prompt"]
-    visible: Bool[Tensor, "row prompt"]
-
-
-def stage_of(do: Do) -> int:
-    return -1 if do.site.kind == "embed" else do.site.layer + (do.site.kind == "resid_post")
-
-
-def _tails(layers: int, prompts: Prompts, rows: Sequence[Sequence[Do]], always: Sequence[Do],
-           members: Int[Tensor, "prompt"]) -> Tails:
-    width, ends = prompts.tokens.shape[1], prompts.ends[members]
-    stage = torch.tensor([min(map(stage_of, row), default=layers) for row in rows])
-    first = torch.full((len(rows), len(members)), width)
-    visible = torch.zeros(first.shape, dtype=torch.bool)
-    functions = [do for do in always if callable(do.value)]  # a function must see all its positions again
-    unread = lambda site: site.layer == layers - 1 and site.kind not in ("resid_pre", "k", "v")  # but by the end itself
-
-    @lru_cache(maxsize=None)
-    def begins_and_shows(position, unread: bool) -> tuple[Int[Tensor, "prompt"], Bool[Tensor, "prompt"]]:
-        positions = positions_of(Site("embed", position=position), width, members) % width
-        shows = (positions == ends[:, None]).any(1) if unread else positions.amin(1) <= ends
-        return positions.amin(1).cpu(), shows.cpu()
-
-    for r, row in enumerate(rows):
-        for place in {(do.site.position, unread(do.site)) for do in row}:
-            begins, shows = begins_and_shows(*place)
-            first[r] = torch.minimum(first[r], begins)
-            visible[r] |= shows
-        for do in functions if row else ():
-            if stage_of(do) >= stage[r]:
-                first[r] = torch.minimum(first[r], begins_and_shows(do.site.position, False)[0])
-    return Tails(stage, first, visible)
 
 
 def _join(s: int, x: Tensor | None, strands: Sequence[Strand], base: Base, ended: bool) -> Float[Tensor, "token width"]:
@@ -97,14 +53,18 @@ def _join(s: int, x: Tensor | None, strands: Sequence[Strand], base: Base, ended
     return torch.cat(pieces)
 
 
+def _placed(anatomy: Anatomy, embedded: Float[Tensor, "token width"], strands: Sequence[Strand]) -> Tensor:
+    """The stream that enters block 0 at each strand's positions."""
+    pieces = [anatomy.place(view, torch.arange(strand.frame.first, strand.frame.width, device=view.device)).flatten(0, 1)
+              for strand, view in zip(strands, views(embedded, strands)) if strand.rows]
+    return torch.cat(pieces) if pieces else embedded
+
+
 def grow(anatomy: Anatomy, base: Base, strands: Sequence[Strand]) -> Float[Tensor, "row width"]:
     """Final stream at the end of each row's prompt. Rows join the batch at the layer at which they part from others."""
     layers = len(anatomy.blocks)
     whole = any(strand.plan.calls(layers - 1) for strand in strands)
-    x = touch("embed", None, _join(-1, None, strands, base, False), strands)
-    if len(x):
-        places = [torch.arange(s.frame.first, s.frame.width, device=x.device) for s in strands]
-        x = torch.cat([anatomy.place(v, p).flatten(0, 1) for v, p, s in zip(views(x, strands), places, strands) if s.rows])
+    x = _placed(anatomy, touch("embed", None, _join(-1, None, strands, base, False), strands), strands)
     for s in range(layers + 1):
         x = _join(s, x, strands, base, s == layers and not whole)
         if not len(x):
@@ -122,13 +82,15 @@ def _outcomes(anatomy: Anatomy, final: Float[Tensor, "row width"], index: Int[Te
     tokens, outcome = (None, outcome) if anatomy.classifies else narrowed(outcome)
     normalise = getattr(outcome, "of_log_probabilities", False)
     vocabulary = anatomy.readout.unembed.weight.shape[0] if tokens is None else len(tokens)
-    parts = []
-    for f, i in zip(*(t.split(max(1, VOCABULARY_AT_ONCE // vocabulary)) for t in (final, index))):
-        values = anatomy.readout.logits(f, tokens)
-        count(f, vocabulary)
+    at_once, parts = max(1, VOCABULARY_AT_ONCE // vocabulary), []
+    for start in range(0, len(final), at_once):
+        ends, which = final[start:start + at_once], index[start:start + at_once]
+        values = anatomy.readout.logits(ends, tokens)
+        count(ends, vocabulary)
         if normalise:
-            count(f, anatomy.readout.unembed.weight.shape[0])
-        parts.append(outcome(values - anatomy.readout.log_normaliser(f)[:, None] if normalise else values, i).float())
+            values = values - anatomy.readout.log_normaliser(ends)[:, None]
+            count(ends, anatomy.readout.unembed.weight.shape[0])
+        parts.append(outcome(values, which).float())
     return torch.cat(parts).cpu()
 
 
@@ -150,60 +112,15 @@ def _batches(tails: Tails, batch_size: int, width: int) -> Iterable[list[tuple[i
         yield batch
 
 
-def _key(do: Do):
-    """Equal for interventions that write the same; tensors are the same if they are the same piece of memory."""
-    if isinstance(do.value, Tensor):
-        return do.site, do.value.data_ptr(), tuple(do.value.shape), do.value.stride(), do.value.dtype
-    return do.site, id(do.value) if callable(do.value) else do.value
-
-
-def _forks(layers: int, rows: Sequence[Sequence[Do]], r: list[int], j: list[int],
-           stage: list[int]) -> tuple[Int[Tensor, "row"], Int[Tensor, "row"]]:
-    """The stage at which each row of a strand joins, and the row it is copied from then (-1: the base run).
-
-    Rows that write the same on the same prompt up to some stage are one row up to there. The tree has a branch for every
-    sequence of writes, stage by stage; a branch belongs to the row that opened it, which joined before.
-    """
-    steps, tree, owner, joins, parents = {}, {}, [], [], []
-    for n, (row, prompt) in enumerate(zip(r, j)):
-        if row not in steps:
-            steps[row] = [()] * (layers + 2)
-            for do in rows[row]:
-                steps[row][stage_of(do) + 1] += (_key(do),)
-        branch, join, parent = ("prompt", prompt), stage[row], -1
-        for s, step in zip(range(-1, layers), steps[row]):
-            if (branch, step) not in tree:
-                tree[branch, step] = len(owner)
-                owner.append(n)
-            elif s >= stage[row]:
-                join, parent = s + 1, owner[tree[branch, step]]
-            branch = tree[branch, step]
-        joins.append(join)
-        parents.append(parent)
-    return torch.tensor(joins), torch.tensor(parents)
-
-
-def _writes(rows: Sequence[Sequence[Do]], r: list[int]) -> list[tuple[Do, list[int]]]:
-    """Every `Do` once, with the places in `r` of the rows that share it; a row's writes at one site keep their order."""
-    found: dict[tuple, tuple[Do, list[int]]] = {}
-    for place, row in enumerate(r):
-        before: dict[tuple, int] = {}
-        for do in rows[row]:
-            at = do.site.kind, do.site.layer
-            before[at] = before.get(at, -1) + 1
-            found.setdefault((before[at], id(do)), (do, []))[1].append(place)
-    return [found[key] for key in sorted(found, key=lambda key: key[0])]
-
-
 def _strand(anatomy: Anatomy, prompts: Prompts, rows: Sequence[Sequence[Do]], always: Sequence[Do], members: Tensor,
             tails: Tails, first: int, r: Int[Tensor, "row"], j: Int[Tensor, "row"]) -> tuple[Strand, Tensor, Tensor]:
     """One strand of a batch, with the row and the prompt of each of its rows in the order in which they join."""
-    joins, parents = _forks(len(anatomy.blocks), rows, r.tolist(), j.tolist(), tails.stage.tolist())
+    joins, parents = forks_of(len(anatomy.blocks), rows, r.tolist(), j.tolist(), tails.stage.tolist())
     order = joins.argsort(stable=True)
-    place = torch.cat([order.argsort(), torch.tensor([-1])])  # where each row went; the base run stays -1
+    place = torch.cat([order.argsort(), torch.tensor([BASE_RUN])])  # where each row went; the base run stays
     r, j, local = r[order], j[order], j[order].to(members.device)
     plan = Plan(anatomy.model, members[local], always)
-    for do, which in _writes(rows, r.tolist()):
+    for do, which in writes_of(rows, r.tolist()):
         plan.add(do, torch.tensor(which, device=members.device))
     frame, ends = Frame(prompts.tokens.shape[1], first), prompts.ends[members[local]]
     return Strand(plan, frame, ends, local, joins[order], place[parents[order]].to(members.device)), r, j
@@ -227,7 +144,7 @@ def sweep(anatomy: Anatomy, prompts: Prompts, rows: Sequence[Sequence[Do]], outc
         base = full_pass(anatomy, prompts, Plan(anatomy.model, members, always))
         final = base.final[torch.arange(len(members), device=members.device), prompts.ends[members]]
         result[:, members.cpu()] = _outcomes(anatomy, final, members, outcome)
-        tails = _tails(len(anatomy.blocks), prompts, rows, always, members)
+        tails = tails_of(len(anatomy.blocks), prompts, rows, always, members)
         bar.update(int((~tails.visible).sum()))
         for batch in _batches(tails, batch_size, prompts.tokens.shape[1]):
             strands, r, j = zip(*(_strand(anatomy, prompts, rows, always, members, tails, *part) for part in batch))

@@ -13,9 +13,10 @@ from jaxtyping import Float, Int
 from ..models import Prompts
 from . import hook_path, interventions
 from .anatomy import Anatomy
+from .forks import stage_of
 from .passes import Plan, Strand, full_pass
 from .sites import Site, positions_of
-from .sweeps import grow, stage_of
+from .sweeps import grow
 from .writing import Do, Frame
 
 Values = Float[torch.Tensor, "row position width"]
