@@ -6,14 +6,14 @@ patched and 1 the run the activation came from. (Heimersheim & Nanda 2024, arXiv
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
-from .engine import Do, Each, Site, at_end, heads_at, is_causal, pick, prompts_at_once, read, sweep, validate
+from .engine import Do, Each, Site, at_end, for_each_query_head, heads_at, is_causal, pick, prompts_at_once, read, sweep, validate
 from .errors import CourseError
 from .metrics import Interval, OfPart, Outcome, recovery, recovery_interval
 from .models import Prompts, differing_positions, shape_of
@@ -44,6 +44,10 @@ class PatchMap:
     def interval(self, *, seed: int = 0) -> Interval:
         """`effect` with a 95 % bootstrap interval over prompts."""
         return recovery_interval(self.patched, self.base, self.source, seed=seed)
+
+    def for_each_query_head(self, heads: int) -> PatchMap:
+        """A map of keys or values with the column of a shared head repeated for each of the `heads` that read it."""
+        return replace(self, patched=for_each_query_head(self.patched, heads, 1), columns=tuple(map(str, range(heads))))
 
 
 def _base_and_source(clean: Prompts, corrupted: Prompts, direction: str) -> tuple[Prompts, Prompts]:
