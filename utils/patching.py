@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
-from .engine import Do, Each, Site, at_end, for_each_query_head, heads_at, is_causal, pick, prompts_at_once, read, sweep, validate
+from .engine import (Do, Places, Site, at_end, for_each_query_head, heads_at, is_causal, part_of, pick, places,
+                     prompts_at_once, read, sweep, validate)
 from .errors import CourseError
 from .metrics import Interval, OfPart, Outcome, recovery, recovery_interval
 from .models import Prompts, differing_positions, shape_of
@@ -74,32 +75,42 @@ def _cells(model, kind: str, differ: torch.Tensor, width: int) -> list[tuple[int
     return [(layer, p) for layer in layers for p in (differ if at_once and layer == 0 else range(first, width))]
 
 
+def _patched(model, base: Prompts, source: Prompts, outcome: Outcome, cells: Sequence[Site], batch_size: int,
+             progress: str | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Outcomes with each of the `cells` copied from `source`, [cell, prompt], and of both runs as they are, [prompt] each.
+
+    Prompts are taken in parts that go with `batch_size`, so that memory does not grow with their number.
+    """
+    parts = []
+    for start in range(0, len(base), prompts_at_once(batch_size)):
+        stop, own = start + prompts_at_once(batch_size), OfPart(outcome, start)
+        sites = [replace(site, position=part_of(site.position, start, stop)) for site in cells]
+        there, values = _read_source(model, source.part(start, stop), own, sites)
+        rows = [[], *([Do(site, values[site])] for site in sites)]
+        found = sweep(model, base.part(start, stop), rows, own, batch_size=batch_size, progress=progress)
+        parts.append((found[1:], found[0], there))
+    return tuple(torch.cat(part, -1) for part in zip(*parts))
+
+
 def position_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *, kind: str = "resid_pre",
                  direction: str = "denoise", batch_size: int = 128, progress: bool = False) -> PatchMap:
     """Patch one activation `kind` at every layer and position; all prompts of one length.
 
-    Cells at which both runs are the same are not computed. Prompts are taken in parts that go with `batch_size`, so that
-    memory does not grow with their number. Raises CourseError if clean and corrupted prompts differ in length, among
-    themselves or pairwise.
+    Cells at which both runs are the same are not computed. `batch_size` bounds the memory. Raises CourseError if clean and
+    corrupted prompts differ in length, among themselves or pairwise.
     """
     base, source = _base_and_source(clean, corrupted, direction)
     if not clean.equal_length:
         raise CourseError("a map over positions needs prompts of one length; use one template, or a map over heads")
     layers, width = shape_of(model)[0], clean.tokens.shape[1]
     cells = _cells(model, kind, differing_positions(clean, corrupted), width)
-    patched, ends = torch.empty(layers, width, len(base)), []
-    for start in range(0, len(base), prompts_at_once(batch_size)):
-        stop, own = start + prompts_at_once(batch_size), OfPart(outcome, start)
-        there, values = _read_source(model, source.part(start, stop), own, [Site(kind, layer) for layer in range(layers)])
-        rows = [[], *([Do(Site(kind, layer, p), values[Site(kind, layer)][:, p])] for layer, p in cells)]
-        bar = f"patching {kind}" if progress else None
-        before, *after = sweep(model, base.part(start, stop), rows, own, batch_size=batch_size, progress=bar)
-        patched[..., start:stop] = before
-        for (layer, p), value in zip(cells, after):
-            patched[layer, p, start:stop] = value
-        ends.append((before, there))
+    found, before, there = _patched(model, base, source, outcome, [Site(kind, layer, p) for layer, p in cells], batch_size,
+                                    f"patching {kind}" if progress else None)
+    patched = before.expand(layers, width, -1).clone()
+    for (layer, p), value in zip(cells, found):
+        patched[layer, p] = value
     columns = tuple(f"{label} {i}" for i, label in enumerate(clean.labels[0]))
-    return PatchMap(patched, *map(torch.cat, zip(*ends)), kind, direction, tuple(map(str, range(layers))), columns)
+    return PatchMap(patched, before, there, kind, direction, tuple(map(str, range(layers))), columns)
 
 
 def residual_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, **options) -> PatchMap:
@@ -107,17 +118,15 @@ def residual_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, **
     return position_map(model, clean, corrupted, outcome, kind="resid_pre", **options)
 
 
-def head_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *, positions: int | Each | None = None,
+def head_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *, positions: Places = "all",
              kind: str = "z", direction: str = "denoise", batch_size: int = 128) -> PatchMap:
-    """Patch each head by itself at one position of each prompt (None: at the end); `kind` is z, q, k or v."""
+    """Patch each head by itself at `positions` (see `engine.places`); `kind` is z, q, k or v."""
     base, source = _base_and_source(clean, corrupted, direction)
-    layers, heads = shape_of(model)[0], heads_at(model, kind)
-    where = Each.of(clean.ends) if positions is None else positions
-    sites = [Site(kind, layer, where, head) for layer in range(layers) for head in range(heads)]
-    there, values = _read_source(model, source, outcome, sites)
-    before, *patched = sweep(model, base, [[], *([Do(site, values[site])] for site in sites)], outcome, batch_size=batch_size)
-    return PatchMap(torch.stack(patched).view(layers, heads, -1), before, there, kind, direction,
-                    tuple(map(str, range(layers))), tuple(map(str, range(heads))))
+    layers, heads, where = shape_of(model)[0], heads_at(model, kind), places(clean, positions)
+    cells = [Site(kind, layer, where, head) for layer in range(layers) for head in range(heads)]
+    patched, before, there = _patched(model, base, source, outcome, cells, batch_size, None)
+    return PatchMap(patched.view(layers, heads, -1), before, there, kind, direction, tuple(map(str, range(layers))),
+                    tuple(map(str, range(heads))))
 
 
 # ---------------------------------------------------------------- path patching
@@ -151,16 +160,16 @@ def _ends(model, clean: Prompts, corrupted: Prompts, freeze_mlps: bool) -> _Ends
 
 def path_patch(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, sender: tuple[int, int],
                receivers: Sequence[Receiver] = (Receiver(),), *, freeze_mlps: bool = False,
-               positions: int | Each | None = None, ends: _Ends | None = None) -> Float[torch.Tensor, "prompt"]:
+               positions: Places = "all", ends: _Ends | None = None) -> Float[torch.Tensor, "prompt"]:
     """Outcome of the clean run when only the path sender head -> receivers carries the corrupted signal.
 
     First a clean run in which the sender writes its corrupted output and every other head is held at its clean
     one (MLPs too, if `freeze_mlps`): what arrives at the receivers is recorded. Then a clean run in which the receivers get
-    just that. `positions` limits the sender (None: all); `ends` saves `path_map` reading the same for every sender.
+    just that. `positions` limits the sender (see `engine.places`); `ends` saves `path_map` reading the same for every sender.
     Wang et al. 2022, appendix B.
     """
     ends, layers = ends or _ends(model, clean, corrupted, freeze_mlps), shape_of(model)[0]
-    site, everyone = Site("z", sender[0], positions, sender[1]), torch.arange(len(clean), device=clean.tokens.device)
+    site, everyone = Site("z", sender[0], places(clean, positions), sender[1]), torch.arange(len(clean), device=clean.tokens.device)
     validate(model, site, clean.tokens)
     sending = Do(site, pick(ends.corrupted[site.whole], model, site))
     arriving = [receiver.site(layers) for receiver in receivers]
@@ -171,13 +180,14 @@ def path_patch(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, send
 
 def path_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, receivers: Sequence[Receiver] = (Receiver(),),
              *, senders: Iterable[tuple[int, int]] | None = None, freeze_mlps: bool = False,
-             progress: bool = False) -> PatchMap:
+             positions: Places = "all", progress: bool = False) -> PatchMap:
     """`path_patch` from every head (or only `senders`; the others are NaN) to the receivers, as a noising map."""
     (layers, heads) = shape_of(model)
     last = max(layers if r.layer is None else r.layer for r in receivers)
     chosen = set(senders) if senders is not None else {(l, h) for l in range(last) for h in range(heads)}
     patched, ends = torch.full((layers, heads, len(clean)), float("nan")), _ends(model, clean, corrupted, freeze_mlps)
     for layer, head in tqdm(sorted(chosen), desc="path patching", disable=not progress, leave=False):
-        patched[layer, head] = path_patch(model, clean, corrupted, outcome, (layer, head), receivers, ends=ends)
+        patched[layer, head] = path_patch(model, clean, corrupted, outcome, (layer, head), receivers, positions=positions,
+                                          ends=ends)
     return PatchMap(patched, *(_read_source(model, p, outcome, ())[0] for p in (clean, corrupted)), "path",
                     "noise", tuple(map(str, range(layers))), tuple(map(str, range(heads))))
