@@ -143,51 +143,70 @@ class Receiver:
 
 
 @dataclass(frozen=True)
-class _Ends:
-    """What every path between two runs needs: what to hold at its clean value, and what each head says when corrupted."""
+class _Paths:
+    """What every path between two runs needs: what is held at its clean value, and what each head says when corrupted."""
+    clean: Prompts
     hold: list[Do]
     corrupted: dict[Site, torch.Tensor]
 
 
-def _ends(model, clean: Prompts, corrupted: Prompts, freeze_mlps: bool) -> _Ends:
-    _base_and_source(clean, corrupted, "noise")
+def _paths(model, clean: Prompts, corrupted: Prompts, freeze_mlps: bool) -> _Paths:
     layers = range(shape_of(model)[0])
     heads = [Site("z", layer) for layer in layers]
     frozen = heads + ([Site("mlp_out", layer) for layer in layers] if freeze_mlps else [])
-    _, kept = read(model, clean, frozen)
-    return _Ends([Do(site, kept[site]) for site in frozen], read(model, corrupted, heads)[1])
+    _, kept = read(model, clean, frozen, end_only=True)
+    return _Paths(clean, [Do(site, kept[site]) for site in frozen], read(model, corrupted, heads, end_only=True)[1])
+
+
+def _along(model, paths: _Paths, outcome: Outcome, sender: Site, receivers: Sequence[Site]) -> Float[torch.Tensor, "prompt"]:
+    """Outcome of the clean run when the receivers get what arrives there from the corrupted sender."""
+    sending = Do(sender, pick(paths.corrupted[sender.whole], model, sender))
+    _, received = read(model, paths.clean, receivers, [*paths.hold, sending], end_only=True)
+    logits = at_end(model, paths.clean, [Do(site, received[site]) for site in receivers])
+    return outcome(logits, torch.arange(len(logits), device=logits.device)).float().cpu()
 
 
 def path_patch(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, sender: tuple[int, int],
-               receivers: Sequence[Receiver] = (Receiver(),), *, freeze_mlps: bool = False,
-               positions: Places = "all", ends: _Ends | None = None) -> Float[torch.Tensor, "prompt"]:
+               receivers: Sequence[Receiver] = (Receiver(),), *, freeze_mlps: bool = False, positions: Places = "all",
+               batch_size: int = 128) -> Float[torch.Tensor, "prompt"]:
     """Outcome of the clean run when only the path sender head -> receivers carries the corrupted signal.
 
     First a clean run in which the sender writes its corrupted output and every other head is held at its clean
     one (MLPs too, if `freeze_mlps`): what arrives at the receivers is recorded. Then a clean run in which the receivers get
-    just that. `positions` limits the sender (see `engine.places`); `ends` saves `path_map` reading the same for every sender.
+    just that. `positions` limits the sender (see `engine.places`); `batch_size` bounds the memory.
     Wang et al. 2022, appendix B.
     """
-    ends, layers = ends or _ends(model, clean, corrupted, freeze_mlps), shape_of(model)[0]
-    site, everyone = Site("z", sender[0], places(clean, positions), sender[1]), torch.arange(len(clean), device=clean.tokens.device)
-    validate(model, site, clean.tokens)
-    sending = Do(site, pick(ends.corrupted[site.whole], model, site))
-    arriving = [receiver.site(layers) for receiver in receivers]
-    _, received = read(model, clean, arriving, [*ends.hold, sending])
-    logits = at_end(model, clean, [Do(site, received[site]) for site in arriving])
-    return outcome(logits, everyone).float().cpu()
+    return path_map(model, clean, corrupted, outcome, receivers, senders=[sender], freeze_mlps=freeze_mlps,
+                    positions=positions, batch_size=batch_size).patched[sender[0], sender[1]]
 
 
 def path_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, receivers: Sequence[Receiver] = (Receiver(),),
-             *, senders: Iterable[tuple[int, int]] | None = None, freeze_mlps: bool = False,
-             positions: Places = "all", progress: bool = False) -> PatchMap:
-    """`path_patch` from every head (or only `senders`; the others are NaN) to the receivers, as a noising map."""
-    (layers, heads) = shape_of(model)
+             *, senders: Iterable[tuple[int, int]] | None = None, freeze_mlps: bool = False, positions: Places = "all",
+             batch_size: int = 128, progress: bool = False) -> PatchMap:
+    """`path_patch` from every head (or only `senders`; the others are NaN) to the receivers, as a noising map.
+
+    Raises CourseError for no receiver, heads that the model does not have, and prompts that do not come in pairs.
+    """
+    _base_and_source(clean, corrupted, "noise")
+    if not receivers:
+        raise CourseError("a path needs an end: give at least one Receiver, such as Receiver() for the logits")
+    (layers, heads), where = shape_of(model), places(clean, positions)
     last = max(layers if r.layer is None else r.layer for r in receivers)
     chosen = set(senders) if senders is not None else {(l, h) for l in range(last) for h in range(heads)}
-    patched, ends = torch.full((layers, heads, len(clean)), float("nan")), _ends(model, clean, corrupted, freeze_mlps)
-    for layer, head in tqdm(sorted(chosen), desc="path patching", disable=not progress, leave=False):
-        patched[layer, head] = path_patch(model, clean, corrupted, outcome, (layer, head), receivers, positions=positions,
-                                          ends=ends)
-    return PatchMap(patched, *(_read_source(model, p, outcome, ())[0] for p in (clean, corrupted)), "path",
-                    "noise", tuple(map(str, range(layers))), tuple(map(str, range(heads))))
+    sites = [Site("z", layer, where, head) for layer, head in sorted(chosen)]
+    for site in sites:
+        validate(model, site, clean.tokens)
+    arriving = [receiver.site(layers) for receiver in receivers]
+    patched, step, ends = torch.full((layers, heads, len(clean)), float("nan")), prompts_at_once(batch_size), []
+    bar = tqdm(total=len(sites) * -(-len(clean) // step), desc="path patching", disable=not progress, leave=False)
+    for start in range(0, len(clean), step):
+        own, (base, source) = OfPart(outcome, start), (p.part(start, start + step) for p in (clean, corrupted))
+        paths = _paths(model, base, source, freeze_mlps)
+        for site in sites:
+            sender = replace(site, position=part_of(where, start, start + step))
+            patched[site.layer, site.head, start:start + step] = _along(model, paths, own, sender, arriving)
+            bar.update()
+        ends.append([_read_source(model, p, own, ())[0] for p in (base, source)])
+    bar.close()
+    return PatchMap(patched, *map(torch.cat, zip(*ends)), "path", "noise", tuple(map(str, range(layers))),
+                    tuple(map(str, range(heads))))

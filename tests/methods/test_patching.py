@@ -198,6 +198,16 @@ def test_path_map_visits_every_head_below_the_receivers():
     assert (~some.patched.isnan()).sum() == 3
 
 
+@pytest.mark.parametrize("measure", [
+    lambda *args, **options: patching.head_map(*args, positions=Each((2, 4, 1)), **options),
+    lambda *args, **options: patching.position_map(*args, kind="attn_out", **options),
+    lambda *args, **options: patching.path_map(*args, [Receiver("k", 2, 1)], positions=Each((2, 3, 2)), **options)])
+def test_prompts_taken_in_parts_give_the_same_numbers(measure):
+    whole, parts = (measure(bridge("gpt2"), *pair(), OUTCOME, batch_size=size) for size in (128, 4))     # 4: one at a time
+    for name in ("patched", "base", "source"):
+        assert torch.allclose(getattr(whole, name), getattr(parts, name), atol=1e-5, equal_nan=True)
+
+
 # ---------------------------------------------------------------- mistakes
 
 @pytest.mark.parametrize("call, message", [
@@ -208,6 +218,8 @@ def test_path_map_visits_every_head_below_the_receivers():
     (lambda m, c, k: patching.residual_map(m, c, random_prompts((6, 6, 5)), OUTCOME), "same number of tokens, not 6 and 5: they part at position"),
     (lambda m, c, k: patching.path_patch(m, c, k, OUTCOME, (3, 0)), "layer 3 is out of range: this model has layers 0 to 2"),
     (lambda m, c, k: patching.path_patch(m, c, k, OUTCOME, (0, 4)), "head 4 is out of range: each layer has heads 0 to 3"),
+    (lambda m, c, k: patching.path_map(m, c, k, OUTCOME, []), "a path needs an end: give at least one Receiver"),
+    (lambda m, c, k: patching.path_patch(m, c, random_prompts((6, 6)), OUTCOME, (0, 0)), "they must come in pairs"),
     (lambda m, c, k: patching.head_map(m, c, k, OUTCOME, positions=6), "position 6 is out of range: the prompts have positions 0 to 5"),
     (lambda m, c, k: patching.residual_map(m, c, c, OUTCOME).effect, "give the same outcome, so there is no effect to recover")])
 def test_mistakes(call, message):
