@@ -6,14 +6,15 @@ patched and 1 the run the activation came from. (Heimersheim & Nanda 2024, arXiv
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
-from .engine import Do, Each, Site, at_end, heads_at, is_causal, pick, prompts_at_once, read, sweep, validate
+from .engine import (Do, Places, Site, at_end, for_each_query_head, heads_at, is_causal, part_of, pick, places,
+                     prompts_at_once, read, sweep, validate)
 from .errors import CourseError
 from .metrics import Interval, OfPart, Outcome, recovery, recovery_interval
 from .models import Prompts, differing_positions, shape_of
@@ -45,6 +46,10 @@ class PatchMap:
         """`effect` with a 95 % bootstrap interval over prompts."""
         return recovery_interval(self.patched, self.base, self.source, seed=seed)
 
+    def for_each_query_head(self, heads: int) -> PatchMap:
+        """A map of keys or values with the column of a shared head repeated for each of the `heads` that read it."""
+        return replace(self, patched=for_each_query_head(self.patched, heads, 1), columns=tuple(map(str, range(heads))))
+
 
 def _base_and_source(clean: Prompts, corrupted: Prompts, direction: str) -> tuple[Prompts, Prompts]:
     if direction not in DIRECTIONS:
@@ -70,32 +75,42 @@ def _cells(model, kind: str, differ: torch.Tensor, width: int) -> list[tuple[int
     return [(layer, p) for layer in layers for p in (differ if at_once and layer == 0 else range(first, width))]
 
 
+def _patched(model, base: Prompts, source: Prompts, outcome: Outcome, cells: Sequence[Site], batch_size: int,
+             progress: str | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Outcomes with each of the `cells` copied from `source`, [cell, prompt], and of both runs as they are, [prompt] each.
+
+    Prompts are taken in parts that go with `batch_size`, so that memory does not grow with their number.
+    """
+    parts = []
+    for start in range(0, len(base), prompts_at_once(batch_size)):
+        stop, own = start + prompts_at_once(batch_size), OfPart(outcome, start)
+        sites = [replace(site, position=part_of(site.position, start, stop)) for site in cells]
+        there, values = _read_source(model, source.part(start, stop), own, sites)
+        rows = [[], *([Do(site, values[site])] for site in sites)]
+        found = sweep(model, base.part(start, stop), rows, own, batch_size=batch_size, progress=progress)
+        parts.append((found[1:], found[0], there))
+    return tuple(torch.cat(part, -1) for part in zip(*parts))
+
+
 def position_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *, kind: str = "resid_pre",
                  direction: str = "denoise", batch_size: int = 128, progress: bool = False) -> PatchMap:
     """Patch one activation `kind` at every layer and position; all prompts of one length.
 
-    Cells at which both runs are the same are not computed. Prompts are taken in parts that go with `batch_size`, so that
-    memory does not grow with their number. Raises CourseError if clean and corrupted prompts differ in length, among
-    themselves or pairwise.
+    Cells at which both runs are the same are not computed. `batch_size` bounds the memory. Raises CourseError if clean and
+    corrupted prompts differ in length, among themselves or pairwise.
     """
     base, source = _base_and_source(clean, corrupted, direction)
     if not clean.equal_length:
         raise CourseError("a map over positions needs prompts of one length; use one template, or a map over heads")
     layers, width = shape_of(model)[0], clean.tokens.shape[1]
     cells = _cells(model, kind, differing_positions(clean, corrupted), width)
-    patched, ends = torch.empty(layers, width, len(base)), []
-    for start in range(0, len(base), prompts_at_once(batch_size)):
-        stop, own = start + prompts_at_once(batch_size), OfPart(outcome, start)
-        there, values = _read_source(model, source.part(start, stop), own, [Site(kind, layer) for layer in range(layers)])
-        rows = [[], *([Do(Site(kind, layer, p), values[Site(kind, layer)][:, p])] for layer, p in cells)]
-        bar = f"patching {kind}" if progress else None
-        before, *after = sweep(model, base.part(start, stop), rows, own, batch_size=batch_size, progress=bar)
-        patched[..., start:stop] = before
-        for (layer, p), value in zip(cells, after):
-            patched[layer, p, start:stop] = value
-        ends.append((before, there))
+    found, before, there = _patched(model, base, source, outcome, [Site(kind, layer, p) for layer, p in cells], batch_size,
+                                    f"patching {kind}" if progress else None)
+    patched = before.expand(layers, width, -1).clone()
+    for (layer, p), value in zip(cells, found):
+        patched[layer, p] = value
     columns = tuple(f"{label} {i}" for i, label in enumerate(clean.labels[0]))
-    return PatchMap(patched, *map(torch.cat, zip(*ends)), kind, direction, tuple(map(str, range(layers))), columns)
+    return PatchMap(patched, before, there, kind, direction, tuple(map(str, range(layers))), columns)
 
 
 def residual_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, **options) -> PatchMap:
@@ -103,17 +118,15 @@ def residual_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, **
     return position_map(model, clean, corrupted, outcome, kind="resid_pre", **options)
 
 
-def head_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *, positions: int | Each | None = None,
+def head_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *, positions: Places = "all",
              kind: str = "z", direction: str = "denoise", batch_size: int = 128) -> PatchMap:
-    """Patch each head by itself at one position of each prompt (None: at the end); `kind` is z, q, k or v."""
+    """Patch each head by itself at `positions` (see `engine.places`); `kind` is z, q, k or v."""
     base, source = _base_and_source(clean, corrupted, direction)
-    layers, heads = shape_of(model)[0], heads_at(model, kind)
-    where = Each.of(clean.ends) if positions is None else positions
-    sites = [Site(kind, layer, where, head) for layer in range(layers) for head in range(heads)]
-    there, values = _read_source(model, source, outcome, sites)
-    before, *patched = sweep(model, base, [[], *([Do(site, values[site])] for site in sites)], outcome, batch_size=batch_size)
-    return PatchMap(torch.stack(patched).view(layers, heads, -1), before, there, kind, direction,
-                    tuple(map(str, range(layers))), tuple(map(str, range(heads))))
+    layers, heads, where = shape_of(model)[0], heads_at(model, kind), places(clean, positions)
+    cells = [Site(kind, layer, where, head) for layer in range(layers) for head in range(heads)]
+    patched, before, there = _patched(model, base, source, outcome, cells, batch_size, None)
+    return PatchMap(patched.view(layers, heads, -1), before, there, kind, direction, tuple(map(str, range(layers))),
+                    tuple(map(str, range(heads))))
 
 
 # ---------------------------------------------------------------- path patching
@@ -130,50 +143,70 @@ class Receiver:
 
 
 @dataclass(frozen=True)
-class _Ends:
-    """What every path between two runs needs: what to hold at its clean value, and what each head says when corrupted."""
+class _Paths:
+    """What every path between two runs needs: what is held at its clean value, and what each head says when corrupted."""
+    clean: Prompts
     hold: list[Do]
     corrupted: dict[Site, torch.Tensor]
 
 
-def _ends(model, clean: Prompts, corrupted: Prompts, freeze_mlps: bool) -> _Ends:
-    _base_and_source(clean, corrupted, "noise")
+def _paths(model, clean: Prompts, corrupted: Prompts, freeze_mlps: bool) -> _Paths:
     layers = range(shape_of(model)[0])
     heads = [Site("z", layer) for layer in layers]
     frozen = heads + ([Site("mlp_out", layer) for layer in layers] if freeze_mlps else [])
-    _, kept = read(model, clean, frozen)
-    return _Ends([Do(site, kept[site]) for site in frozen], read(model, corrupted, heads)[1])
+    _, kept = read(model, clean, frozen, end_only=True)
+    return _Paths(clean, [Do(site, kept[site]) for site in frozen], read(model, corrupted, heads, end_only=True)[1])
+
+
+def _along(model, paths: _Paths, outcome: Outcome, sender: Site, receivers: Sequence[Site]) -> Float[torch.Tensor, "prompt"]:
+    """Outcome of the clean run when the receivers get what arrives there from the corrupted sender."""
+    sending = Do(sender, pick(paths.corrupted[sender.whole], model, sender))
+    _, received = read(model, paths.clean, receivers, [*paths.hold, sending], end_only=True)
+    logits = at_end(model, paths.clean, [Do(site, received[site]) for site in receivers])
+    return outcome(logits, torch.arange(len(logits), device=logits.device)).float().cpu()
 
 
 def path_patch(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, sender: tuple[int, int],
-               receivers: Sequence[Receiver] = (Receiver(),), *, freeze_mlps: bool = False,
-               positions: int | Each | None = None, ends: _Ends | None = None) -> Float[torch.Tensor, "prompt"]:
+               receivers: Sequence[Receiver] = (Receiver(),), *, freeze_mlps: bool = False, positions: Places = "all",
+               batch_size: int = 128) -> Float[torch.Tensor, "prompt"]:
     """Outcome of the clean run when only the path sender head -> receivers carries the corrupted signal.
 
     First a clean run in which the sender writes its corrupted output and every other head is held at its clean
     one (MLPs too, if `freeze_mlps`): what arrives at the receivers is recorded. Then a clean run in which the receivers get
-    just that. `positions` limits the sender (None: all); `ends` saves `path_map` reading the same for every sender.
+    just that. `positions` limits the sender (see `engine.places`); `batch_size` bounds the memory.
     Wang et al. 2022, appendix B.
     """
-    ends, layers = ends or _ends(model, clean, corrupted, freeze_mlps), shape_of(model)[0]
-    site, everyone = Site("z", sender[0], positions, sender[1]), torch.arange(len(clean), device=clean.tokens.device)
-    validate(model, site, clean.tokens)
-    sending = Do(site, pick(ends.corrupted[site.whole], model, site))
-    arriving = [receiver.site(layers) for receiver in receivers]
-    _, received = read(model, clean, arriving, [*ends.hold, sending])
-    logits = at_end(model, clean, [Do(site, received[site]) for site in arriving])
-    return outcome(logits, everyone).float().cpu()
+    return path_map(model, clean, corrupted, outcome, receivers, senders=[sender], freeze_mlps=freeze_mlps,
+                    positions=positions, batch_size=batch_size).patched[sender[0], sender[1]]
 
 
 def path_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, receivers: Sequence[Receiver] = (Receiver(),),
-             *, senders: Iterable[tuple[int, int]] | None = None, freeze_mlps: bool = False,
-             progress: bool = False) -> PatchMap:
-    """`path_patch` from every head (or only `senders`; the others are NaN) to the receivers, as a noising map."""
-    (layers, heads) = shape_of(model)
+             *, senders: Iterable[tuple[int, int]] | None = None, freeze_mlps: bool = False, positions: Places = "all",
+             batch_size: int = 128, progress: bool = False) -> PatchMap:
+    """`path_patch` from every head (or only `senders`; the others are NaN) to the receivers, as a noising map.
+
+    Raises CourseError for no receiver, heads that the model does not have, and prompts that do not come in pairs.
+    """
+    _base_and_source(clean, corrupted, "noise")
+    if not receivers:
+        raise CourseError("a path needs an end: give at least one Receiver, such as Receiver() for the logits")
+    (layers, heads), where = shape_of(model), places(clean, positions)
     last = max(layers if r.layer is None else r.layer for r in receivers)
     chosen = set(senders) if senders is not None else {(l, h) for l in range(last) for h in range(heads)}
-    patched, ends = torch.full((layers, heads, len(clean)), float("nan")), _ends(model, clean, corrupted, freeze_mlps)
-    for layer, head in tqdm(sorted(chosen), desc="path patching", disable=not progress, leave=False):
-        patched[layer, head] = path_patch(model, clean, corrupted, outcome, (layer, head), receivers, ends=ends)
-    return PatchMap(patched, *(_read_source(model, p, outcome, ())[0] for p in (clean, corrupted)), "path",
-                    "noise", tuple(map(str, range(layers))), tuple(map(str, range(heads))))
+    sites = [Site("z", layer, where, head) for layer, head in sorted(chosen)]
+    for site in sites:
+        validate(model, site, clean.tokens)
+    arriving = [receiver.site(layers) for receiver in receivers]
+    patched, step, ends = torch.full((layers, heads, len(clean)), float("nan")), prompts_at_once(batch_size), []
+    bar = tqdm(total=len(sites) * -(-len(clean) // step), desc="path patching", disable=not progress, leave=False)
+    for start in range(0, len(clean), step):
+        own, (base, source) = OfPart(outcome, start), (p.part(start, start + step) for p in (clean, corrupted))
+        paths = _paths(model, base, source, freeze_mlps)
+        for site in sites:
+            sender = replace(site, position=part_of(where, start, start + step))
+            patched[site.layer, site.head, start:start + step] = _along(model, paths, own, sender, arriving)
+            bar.update()
+        ends.append([_read_source(model, p, own, ())[0] for p in (base, source)])
+    bar.close()
+    return PatchMap(patched, *map(torch.cat, zip(*ends)), "path", "noise", tuple(map(str, range(layers))),
+                    tuple(map(str, range(heads))))

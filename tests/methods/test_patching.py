@@ -93,20 +93,24 @@ def test_patching_all_that_differs_at_layer_0_is_the_other_run():
 
 
 @pytest.mark.parametrize("name, kind, positions", [
-    ("gpt2", "z", None), ("gpt2", "q", None), ("gpt2", "v", 2), ("llama", "z", Each((2, 4, 1))), ("llama", "k", 2),
-    ("qwen2", "v", 2), ("gpt_neox", "q", None)])
+    ("gpt2", "z", "end"), ("gpt2", "q", -1), ("gpt2", "v", 2), ("llama", "z", Each((2, 4, 1))), ("llama", "k", 2),
+    ("qwen2", "v", [2, 4]), ("gpt_neox", "q", "end"), ("gpt2", "z", "all"), ("llama", "v", "all"), ("gpt2", "z", -3)])
 def test_head_map(name, kind, positions):
     """Prompts of unequal length; keys and values of Llama and Qwen have two heads instead of four."""
     clean, corrupted = pair((6, 5, 5))
     result = patching.head_map(bridge(name), clean, corrupted, OUTCOME, positions=positions, kind=kind, batch_size=5)
     heads = 2 if name in ("llama", "qwen2") and kind in ("k", "v") else HEADS
     assert result.patched.shape == (LAYERS, heads, 3) and len(result.columns) == heads
-    where = (clean.ends.tolist() if positions is None else positions.positions if isinstance(positions, Each) else [positions] * 3)
+    ends = clean.ends.tolist()
+    where = {"end": lambda i: [ends[i]], "all": lambda i: range(ends[i] + 1), -1: lambda i: [ends[i]],
+             -3: lambda i: [ends[i] - 2], 2: lambda i: [2]}.get(
+        positions if isinstance(positions, (str, int)) else None,
+        lambda i: [positions.positions[i]] if isinstance(positions, Each) else positions)
     for layer in range(LAYERS):
         for head in range(heads):
             columns = slice(head * SIZE, (head + 1) * SIZE)
             for i in range(3):
-                expected = cell(name, corrupted, clean, i, kind, layer, [where[i]], columns)
+                expected = cell(name, corrupted, clean, i, kind, layer, where(i), columns)
                 assert result.patched[layer, head, i].item() == pytest.approx(expected, abs=1e-4)
 
 
@@ -162,6 +166,10 @@ def test_the_sender_may_be_limited_to_positions():
     result = patching.path_patch(bridge("gpt2"), clean, corrupted, OUTCOME, (1, 2), positions=FIRST)
     expected = [path_by_hand(clean, corrupted, i, (1, 2), [Receiver()], False, [FIRST]) for i in range(3)]
     assert result.tolist() == pytest.approx(expected, abs=1e-4)
+    limited = patching.path_map(bridge("gpt2"), clean, corrupted, OUTCOME, senders=[(1, 2)], positions=FIRST)
+    assert torch.equal(limited.patched[1, 2], result)
+    whole = patching.path_map(bridge("gpt2"), clean, corrupted, OUTCOME, senders=[(1, 2)])
+    assert (whole.patched[1, 2] - result).abs().max() > 1e-3
 
 
 def test_with_everything_frozen_the_path_to_the_logits_is_the_direct_one():
@@ -190,6 +198,16 @@ def test_path_map_visits_every_head_below_the_receivers():
     assert (~some.patched.isnan()).sum() == 3
 
 
+@pytest.mark.parametrize("measure", [
+    lambda *args, **options: patching.head_map(*args, positions=Each((2, 4, 1)), **options),
+    lambda *args, **options: patching.position_map(*args, kind="attn_out", **options),
+    lambda *args, **options: patching.path_map(*args, [Receiver("k", 2, 1)], positions=Each((2, 3, 2)), **options)])
+def test_prompts_taken_in_parts_give_the_same_numbers(measure):
+    whole, parts = (measure(bridge("gpt2"), *pair(), OUTCOME, batch_size=size) for size in (128, 4))     # 4: one at a time
+    for name in ("patched", "base", "source"):
+        assert torch.allclose(getattr(whole, name), getattr(parts, name), atol=1e-5, equal_nan=True)
+
+
 # ---------------------------------------------------------------- mistakes
 
 @pytest.mark.parametrize("call, message", [
@@ -200,6 +218,8 @@ def test_path_map_visits_every_head_below_the_receivers():
     (lambda m, c, k: patching.residual_map(m, c, random_prompts((6, 6, 5)), OUTCOME), "same number of tokens, not 6 and 5: they part at position"),
     (lambda m, c, k: patching.path_patch(m, c, k, OUTCOME, (3, 0)), "layer 3 is out of range: this model has layers 0 to 2"),
     (lambda m, c, k: patching.path_patch(m, c, k, OUTCOME, (0, 4)), "head 4 is out of range: each layer has heads 0 to 3"),
+    (lambda m, c, k: patching.path_map(m, c, k, OUTCOME, []), "a path needs an end: give at least one Receiver"),
+    (lambda m, c, k: patching.path_patch(m, c, random_prompts((6, 6)), OUTCOME, (0, 0)), "they must come in pairs"),
     (lambda m, c, k: patching.head_map(m, c, k, OUTCOME, positions=6), "position 6 is out of range: the prompts have positions 0 to 5"),
     (lambda m, c, k: patching.residual_map(m, c, c, OUTCOME).effect, "give the same outcome, so there is no effect to recover")])
 def test_mistakes(call, message):

@@ -18,7 +18,6 @@ BAD = {
     "unknown rule": (dict(rule="zero"), ["rule must be one of gaussian, uniform, swap, not 'zero'"]),
     "unknown severed": (dict(severed="heads"), ["severed must be 'mlp', 'attention' or None, not 'heads'"]),
     "severed mlp trace": (dict(severed="mlp", kind="mlp"), ["goes with kind 'hidden'"]),
-    "large window": (dict(kind="mlp", window=4), ["window 4 is larger than the model, which has 3 layers"]),
     "no window": (dict(window=0), ["window must be at least 1, not 0"]),
     "no samples": (dict(samples=0), ["samples must be at least 1, not 0"]),
     "no batch": (dict(batch_size=0), ["batch_size must be at least 1, not 0"]),

@@ -3,9 +3,11 @@
 May import: errors, metrics, models.
 """
 from .families import FAMILIES, Family, require_family
+from .heads import for_each_query_head
 from .hook_path import judged_logits
 from .interventions import at_end, read, run, sweep
 from .layer_config import ConfiguredModel, LayerConfig
+from .places import Places, part_of, places
 from .readout import Readout, head_results, held
 from .sites import HEAD_KINDS, Each, Site, heads_at, validate
 from .sweeps import prompts_at_once

@@ -6,7 +6,7 @@ from typing import Callable, Iterable
 import pandas as pd
 import torch
 
-from ..engine import Each
+from ..engine import Places
 from ..errors import CourseError
 from ..metrics import Outcome
 from ..models import Prompts
@@ -14,17 +14,17 @@ from .game import MaskingGame
 from .groups import Groups
 from .importance import Estimate, Game, leave_one_out
 
-Positions = dict[str, int | Iterable[int] | Each]
+Positions = dict[str, Places]
 
 
 def by_position(model, prompts: Prompts, outcome: Outcome, groups: Groups, *, positions: Positions | None = None,
                 estimator: Callable[[Game], Estimate] = leave_one_out, **options) -> pd.DataFrame:
     """Importance of every group where it is masked at one position only; a tidy table, [position, group].
 
-    positions: named places, such as {"subject": Each.of(...), "end": Each.of(prompts.ends)}; None: every position of
-    prompts of one length, named by its tokens. To the columns of an `Estimate` come `position` (0, 1, ... in the order
-    given), `place` (its name) and `passes`. `options` go to `MaskingGame`. Raises CourseError for prompts of different
-    length without named positions.
+    positions: named places, such as {"subject": Each.of(...), "end": "end"} (see `engine.places`); None: every position
+    of prompts of one length, one by one, named by its tokens. To the columns of an `Estimate` come `position` (0, 1, ...
+    in the order given), `place` (its name) and `passes`. `options` go to `MaskingGame`. Raises CourseError for prompts of
+    different length without named positions.
     """
     tables = []
     for number, (place, where) in enumerate((positions or _every_position(prompts)).items()):

@@ -6,14 +6,14 @@ estimators of `utils.masking.importance` play it to find out what each group is 
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Iterable, Sequence
+from typing import Sequence
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 
-from ..engine import HEAD_KINDS, Do, Each, Site, heads_at, prompts_at_once, read, sweep, validate
+from ..engine import HEAD_KINDS, Do, Places, Site, heads_at, part_of, places, prompts_at_once, read, sweep
 from ..errors import CourseError
 from ..metrics import OfPart, Outcome
 from ..models import Prompts
@@ -73,14 +73,14 @@ class MaskingGame:
     ablation: "zero"; "mean" over the real positions of `data`; or "resample" from other inputs of `data` of the same
     length, position by position, one partner for each prompt (drawn with `seed`). `data` None means the prompts
     themselves.
-    positions: where the groups are masked, None: everywhere; else token positions, or `Each` with one for each prompt.
+    positions: where the groups are masked, see `engine.places`.
     What was measured is kept, so that no mask is run twice; `passes` counts the forward passes so far, masks x prompts.
     `batch_size` bounds the memory, as in `interventions.sweep`; `progress` names a progress bar.
     Raises CourseError for an unknown ablation, groups or positions that are not there, or data that do not suffice.
     """
 
     def __init__(self, model, prompts: Prompts, outcome: Outcome, groups: Groups, *, ablation: str = "zero",
-                 data: Prompts | None = None, positions: int | Iterable[int] | Each | None = None, seed: int = 0,
+                 data: Prompts | None = None, positions: Places = "all", seed: int = 0,
                  batch_size: int = 128, progress: str | None = None):
         if ablation not in ABLATIONS:
             raise CourseError(f"ablation must be one of {', '.join(ABLATIONS)}, not {ablation!r}")
@@ -89,7 +89,7 @@ class MaskingGame:
         self.model, self.prompts, self.outcome, self.groups = model, prompts, outcome, groups
         self.ablation, self.batch_size, self.progress = ablation, batch_size, progress
         self.labels, self.passes, self._known = groups.labels, 0, {}
-        self.positions = _positions(model, prompts, groups, positions)
+        self.positions = places(prompts, positions)
         self._sites = [Site(groups.kind, layer) for layer in groups.layers]
         self._means = means(model, data, self._sites) if ablation == "mean" else {}
         self._partners = partners(prompts, data, seed) if ablation == "resample" else None
@@ -150,15 +150,6 @@ class MaskingGame:
                              "standard_error": standard_error(values).tolist(), "prompts": len(self.prompts)})
 
 
-def _positions(model, prompts: Prompts, groups: Groups, positions):
-    """`positions` as a site takes them. Raises CourseError for none at all, or some that the prompts do not have."""
-    site = Site(groups.kind, groups.layers[0], positions)
-    if site.position == ():
-        raise CourseError("the set of positions is empty: name at least one, or None for all of them")
-    validate(model, site, prompts.tokens)
-    return site.position
-
-
 class _Writer:
     """The interventions of masks on the prompts from `start` to `stop`.
 
@@ -167,9 +158,8 @@ class _Writer:
     """
 
     def __init__(self, game: MaskingGame, start: int, stop: int):
-        self.game, self.made, self.values, self.positions = game, {}, game._means, game.positions
-        if isinstance(self.positions, Each):
-            self.positions = Each(self.positions.positions[start:stop])
+        self.game, self.made, self.values = game, {}, game._means
+        self.positions = part_of(game.positions, start, stop)
         if game._partners is not None:
             sites = [replace(site, position=self.positions) for site in game._sites]
             found = read(game.model, game._partners.part(start, stop), sites, end_only=True)[1]

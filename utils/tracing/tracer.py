@@ -219,7 +219,7 @@ class CausalTracer:
     # -------------------------------------------------------- which cells
 
     def _window(self, layer: int, window: int) -> range:
-        """Layers restored together: `window` of them around `layer`, cut off at the ends of the model (as in ROME)."""
+        """Layers restored together: `window` of them around `layer`, clipped at the ends of the model as ROME clips them."""
         return range(max(0, layer - window // 2), min(shape_of(self.model)[0], layer + (window + 1) // 2))
 
     def _layers(self, start: int, end: int | None) -> range:
@@ -231,7 +231,6 @@ class CausalTracer:
         return range(start, end)
 
     def _check(self, kind, window, samples, rule, batch_size, severed) -> None:
-        layers = shape_of(self.model)[0]
         if kind not in KINDS:
             raise CourseError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
         if rule not in RULES:
@@ -244,8 +243,6 @@ class CausalTracer:
         for name, value in (("window", window), ("samples", samples), ("batch_size", batch_size)):
             if value < 1:
                 raise CourseError(f"{name} must be at least 1, not {value}")
-        if window > layers:
-            raise CourseError(f"window {window} is larger than the model, which has {layers} layers")
 
 
 def _tokenizer_of(model, tokenizer):

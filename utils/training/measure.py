@@ -48,7 +48,7 @@ def ioi_map(model, n: int = 48) -> dict[str, float]:
     residual = patching.residual_map(model, clean, corrupted, outcome).effect
     layers = len(residual)
     early = residual[: -(-layers // 3)]
-    heads = patching.head_map(model, clean, corrupted, outcome).effect.flatten()
+    heads = patching.head_map(model, clean, corrupted, outcome, positions="end").effect.flatten()
     top = heads.topk(3).values.sum()
     return {"map_s2_early": early[:, second].min().item(), "map_end_early": early[:, -1].abs().max().item(),
             "map_end_last": residual[-1, -1].item(), "map_top3_heads": top.item(),
