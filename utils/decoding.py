@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from .engine import Do, Each, Readout, Site, at_end, close, head_results, held, read, require_sum, trusted_readout
 from .errors import CourseError
 from .metrics import LogitDifference
-from .models import Prompts, context_of, encode, get_tokenizer, padded, shape_of
+from .models import Prompts, context_of, continuation_ids, encode, get_tokenizer, padded, shape_of
 
 UPDATES = ("attn_out", "mlp_out")
 
@@ -89,7 +89,7 @@ def trajectories(model, prompts: Sequence[str], answers: Sequence[str], *, batch
 
 def _trajectories(model, prompts: Sequence[str], answers: Sequence[str]) -> Trajectory:
     tokenizer = get_tokenizer(model)
-    ids = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
+    ids = [continuation_ids(tokenizer, prompt, answer) for prompt, answer in zip(prompts, answers)]
     if not all(ids):
         raise CourseError("an answer is empty: write a word with its leading space, such as ' Paris'")
     given = encode(model, prompts)

@@ -22,7 +22,7 @@ counting = count_arithmetic    # what the worker counts with
 
 
 def load(folder: str):
-    model = load_model(folder, device="cpu")
+    model = load_model(folder, device="cpu", bos=True)
     # the tracer's peer puts no beginning-of-text token in front, and neither does the folder's plain tokenizer
     model.plain_tokenizer = AutoTokenizer.from_pretrained(folder)
     return model

@@ -14,7 +14,7 @@ PACKAGES = ("transformer_lens", "torch", "transformers", "numpy")
 
 
 def load(folder: str):
-    return load_model(folder, device="cpu")
+    return load_model(folder, device="cpu", bos=True)  # as TransformerLens itself does on a GPT-2
 
 
 def _runs(model, clean, corrupted, answer, wrong, activation):

@@ -16,7 +16,7 @@ PACKAGES = ("transformer_lens", "torch", "transformers", "numpy")
 
 
 def load(folder: str):
-    model = load_model(folder, device="cpu")
+    model = load_model(folder, device="cpu", bos=True)
     model.blocks_inside = [getattr(block, "original_component", block) for block in model.original_model.transformer.h]
     return model
 

@@ -108,7 +108,7 @@ FOLDERS = {
     "damaged tokenizer": (lambda f: (f / "tokenizer.json").write_text("{ oh"), ["'mine' could not be loaded"]),
     "unknown type": (lambda f: edit_config(f, model_type="nosuch"), ["'mine' could not be loaded", "nosuch"]),
     "deeper than its weights": (lambda f: edit_config(f, n_layer=3), ["do not fit its config.json", "transformer.h.2", "missing"]),
-    "wider than its weights": (lambda f: edit_config(f, n_embd=64), ["'mine' could not be loaded"]),
+    "wider than its weights": (lambda f: edit_config(f, n_embd=64), ["do not fit its config.json", "c_attn.bias has shape (96,), not (192,)"]),
     "a classifier": (lambda f: edit_config(f, architectures=["GPT2ForSequenceClassification"]),
                      ["holds a GPT2ForSequenceClassification", "predicts no words"]),
 }

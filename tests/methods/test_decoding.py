@@ -28,7 +28,7 @@ def close(a, b, tolerance=1e-4):
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
     """A random GPT-2 that reads words, with weights large enough to have opinions."""
-    model = load_model(str(save_gpt2(tmp_path_factory.mktemp("words"))))
+    model = load_model(str(save_gpt2(tmp_path_factory.mktemp("words"))), bos=True)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.original_model.parameters():
         parameter += 0.2 * torch.randn(parameter.shape, generator=generator)

@@ -139,7 +139,7 @@ FOLDERS = {
     "NaN": (lambda f: spoil_weights(f, lambda t: t["classifier.weight"].fill_(float("nan"))),
             ["NaN or infinite numbers", "classifier.weight"]),
     "deeper": (lambda f: edit_config(f, num_hidden_layers=LAYERS + 1), ["do not fit its config.json", "layer.2"]),
-    "wider": (lambda f: edit_config(f, hidden_size=64), ["'mine' could not be loaded", "load_bert('sentiment-bert')"]),
+    "wider": (lambda f: edit_config(f, hidden_size=64), ["'mine' do not fit its config.json", "bert.embeddings.LayerNorm.bias", "not (64,)"]),
     "other class": (lambda f: edit_config(f, architectures=["BertForMaskedLM"]),
                     ["'mine' holds a BertForMaskedLM", "SequenceClassification or a BertForQuestion", "load_model"]),
     "no class": (lambda f: edit_config(f, architectures=None), ["a model of no named class"]),

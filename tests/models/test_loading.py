@@ -7,8 +7,9 @@ import torch
 from small_models import SHIPPED, bridge, plain, save, save_gpt2
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
-from utils.models import (Prompts, answer_ids, differing_positions, encode, load_model, padded, print_difference,
-                          single_token, tokens, unknown_words)
+from utils.models import (CHECKPOINTS, Prompts, answer_ids, differing_positions, encode, load_model, padded,
+                          print_difference, single_token, unknown_words)
+from utils.models.loading import SHIPPED as SHIPPED_MODELS
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def test_labels_join_to_the_prompt(model):
 def test_prompts_know_whether_they_have_one_length():
     ones = torch.ones(2, 3, dtype=torch.long)
     assert Prompts(ones, ones, torch.tensor([2, 2]), ()).equal_length
-    assert tokens.CHECKPOINTS.is_dir() and set(tokens.SHIPPED) <= {p.name for p in tokens.CHECKPOINTS.iterdir()}
+    assert CHECKPOINTS.is_dir() and set(SHIPPED_MODELS) <= {p.name for p in CHECKPOINTS.iterdir()}
 
 
 def test_words_txt_is_optional(tmp_path):

@@ -9,5 +9,5 @@ from .classifiers import class_ids, encode_texts, load_bert, verdicts
 from .copies import like, plain_copy, untrained
 from .loading import load_model
 from .shelf import CHECKPOINTS
-from .tokens import (Prompts, answer_ids, differing_positions, encode, get_tokenizer, padded, print_difference,
-                     single_token, unknown_words)
+from .tokens import (Prompts, answer_ids, continuation_ids, differing_positions, encode, get_tokenizer, padded,
+                     print_difference, single_token, token_ids, unknown_words)

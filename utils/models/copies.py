@@ -57,4 +57,6 @@ def like(model, plain):
     elif tokenizer is not None:
         plain.tokenizer = tokenizer
     plain.known_words = getattr(model, "known_words", None)
+    if hasattr(model, "prepends_bos"):
+        plain.prepends_bos = model.prepends_bos
     return plain

@@ -5,7 +5,6 @@ The loading functions of this room load with these. Every refusal is one sentenc
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import socket
 import warnings
@@ -18,12 +17,12 @@ from typing import Iterator, Sequence
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
-import torch
-
 from ..errors import CourseError
+from .devices import device_called
+from .folders import (architecture_of, config_of, first_line, known_words, load_fitting, require_files, require_finite,
+                      require_readable)
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
-TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,13 @@ class Shelf:
         """The folder of a shipped or local model, or the hub id. Raises CourseError, with the nearest name, else."""
         if name in self.shipped:
             return CHECKPOINTS / name
-        if Path(name).is_dir():
-            return Path(name)
-        if name in self.short_names or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        if Path(name).expanduser().is_dir():
+            return Path(name).expanduser()
+        if name in self.short_names or _may_be_on_the_hub(name):
             return name
+        if re.search(r"[/\\]", name):
+            raise CourseError(f"there is no folder {name!r}, and no model of the hub has such a name: write the path of a "
+                              f"folder that save_pretrained wrote, or {self.instead}")
         nearest = difflib.get_close_matches(name.lower(), [*self.shipped, *self.short_names], n=1, cutoff=0.4)
         hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
         raise CourseError(f"no model is called {name!r}{hint}: shipped {'is' if len(self.shipped) == 1 else 'are'} "
@@ -102,28 +104,36 @@ class Shelf:
         gradients; `.tokenizer` and `.known_words` attached. Raises CourseError for an unknown name, a hub id that
         cannot be fetched, another class, an incomplete or damaged folder, or weights that are not finite.
         """
-        source = self.find(str(name))
-        if isinstance(source, Path):
-            self._require_class(source.name, architecture_of(source), classes)
-            require_files(source)
-        else:
-            self.require_network_or_cache(source)
+        source, device = self.find(str(name)), device_called(device)
+        config = self.config_of(source)
+        self._require_class(getattr(source, "name", source), architecture_of(config), classes)
         with self.loading(source):
-            model = self._boot(source, classes)
+            model = self._boot(source, architecture_of(config))
         require_finite(str(name), model)
         model.known_words = known_words(source)
-        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval().requires_grad_(False)
+        return model.to(device).eval().requires_grad_(False)
 
-    def _boot(self, source: str | Path, classes: Sequence[str]):
+    def config_of(self, source: str | Path) -> dict:
+        """What the config of a folder or of a hub model says. Raises CourseError for one that must not or cannot be loaded:
+        without a network, cut short, pickled, quantised, or with program code of its own."""
+        if isinstance(source, Path):
+            config = config_of(source)
+        else:
+            self.require_network_or_cache(source)
+            with self.loading(source):
+                from transformers import AutoConfig  # takes a second: only when a model is wanted
+
+                config = AutoConfig.from_pretrained(source, trust_remote_code=False).to_dict()
+        require_readable(source, config)
+        if isinstance(source, Path):
+            require_files(source)
+        return config
+
+    def _boot(self, source: str | Path, made_for: str):
         import transformers  # takes a second: only when a model is wanted
 
-        title = getattr(source, "name", source)
-        made_for = (transformers.AutoConfig.from_pretrained(source).architectures or [""])[0]
-        self._require_class(title, made_for, classes)
-        model, info = getattr(transformers, made_for).from_pretrained(
-            source, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
-        require_complete(title, info)
-        model.tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        model = load_fitting(getattr(transformers, made_for), source)
+        model.tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         return model
 
     def _require_class(self, name: str, made_for: str, classes: Sequence[str]) -> None:
@@ -131,6 +141,17 @@ class Shelf:
             what = f"a {made_for}" if made_for else "a model of no named class"
             raise CourseError(f"{name!r} holds {what}, but {self.loader} takes a {' or a '.join(classes)}; a model that "
                               "predicts words is loaded with load_model")
+
+
+def _may_be_on_the_hub(name: str) -> bool:
+    """True for owner/model as the hub spells it; "../my-model" is none."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
 
 
 def _require_address(host: str, seconds: float = 2.0) -> None:
@@ -151,61 +172,3 @@ def _require_address(host: str, seconds: float = 2.0) -> None:
         raise OSError(f"no answer within {seconds:.0f} seconds") from None
     if error is not None:
         raise error
-
-
-# ---------------------------------------------------------------- what lies in a folder, and what came out of it
-
-def architecture_of(folder: Path) -> str:
-    """The class a saved model was made for; "" if it does not say. Raises CourseError without a sound config.json."""
-    if not (folder / "config.json").is_file():
-        raise CourseError(f"the folder {folder.name!r} has no config.json, so it is not a saved model")
-    try:
-        return (json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""])[0]
-    except ValueError as error:
-        raise CourseError(f"{folder.name}/config.json is damaged ({first_line(error)}); copy it again") from None
-
-
-def require_files(folder: Path) -> None:
-    """Refuse a folder that lacks weights or tokenizer, or holds weights that are pickled or cut short."""
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        pickled = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pkl")]
-        if pickled:
-            raise CourseError(f"{folder.name!r} holds pickled weights ({pickled[0].name}), which can run foreign code "
-                              "when loaded; save them with save_pretrained(..., safe_serialization=True)")
-        raise CourseError(f"the folder {folder.name!r} has no weights (model.safetensors is missing)")
-    if not any((folder / file).is_file() for file in TOKENIZERS):
-        raise CourseError(f"the folder {folder.name!r} has no tokenizer (tokenizer.json is missing)")
-    from safetensors import SafetensorError, safe_open
-
-    for file in weights:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                tensors.keys()
-        except SafetensorError as error:
-            raise CourseError(f"{folder.name}/{file.name} is damaged or cut short ({first_line(error)}); "
-                              "fetch or copy it again") from None
-
-
-def require_complete(name: str, loading_info: dict) -> None:
-    """Refuse weights of which some are missing: they would be filled at random."""
-    if loading_info["missing_keys"]:
-        raise CourseError(f"the weights in {name!r} do not fit its config.json: {min(loading_info['missing_keys'])} "
-                          "is missing")
-
-
-def require_finite(name: str, model) -> None:
-    broken = next((n for n, p in model.named_parameters() if not p.isfinite().all()), None)
-    if broken:
-        raise CourseError(f"the weights of {name!r} hold NaN or infinite numbers, first in {broken}: fetch or copy "
-                          "them again")
-
-
-def known_words(source: str | Path) -> frozenset[str] | None:
-    """The words a shipped model was trained on; None for a model that has no list of them."""
-    words = Path(source) / "words.txt"
-    return frozenset(words.read_text(encoding="utf-8").split()) if words.is_file() else None
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")[:200] if str(error).strip() else type(error).__name__

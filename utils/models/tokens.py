@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 
 from ..errors import CourseError
+from .bridges import context_of, is_bridge
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -42,29 +43,70 @@ class Prompts:
         return bool((self.mask == 1).all())
 
 
-def encode(model: TransformerBridge, prompts: str | Sequence[str], *, warn: bool = True) -> Prompts:
-    """Tokenise one prompt or several; the beginning-of-text token is put in front if the model uses one.
+def encode(model: TransformerBridge, prompts: str | Sequence[str], *, bos: bool | None = None, warn: bool = True) -> Prompts:
+    """Tokenise one prompt or several, each with the ids that the model's own tokenizer gives it.
 
+    bos: whether the beginning-of-text token stands in front of each; None: as the model is used to, which `load_model`
+    finds out. It never stands there twice, also not where the text begins with it (as chat templates do), and `labels` show
+    it. What a tokenizer puts behind a text is left out: the answer stands there.
     Warns about words that a shipped model never saw. Raises CourseError for an empty prompt or one that is longer
     than the context.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not texts:
         raise CourseError("there is no prompt: the list is empty")
-    tokenizer, limit = get_tokenizer(model), model.cfg.n_ctx
-    start = [tokenizer.bos_token_id] if model.cfg.default_prepend_bos and tokenizer.bos_token_id is not None else []
-    rows = []
+    tokenizer, limit, rows = get_tokenizer(model), context_of(model), []
+    bos = _habit(model) if bos is None else bos
     for text in texts:
-        if not text.strip():
-            raise CourseError("a prompt is empty: write at least one word")
-        row = start + tokenizer.encode(text, add_special_tokens=False)
-        if len(row) > limit:
+        row = token_ids(tokenizer, text, bos)
+        if limit is not None and len(row) > limit:
             raise CourseError(f"a prompt has {len(row)} tokens, but the context of this model ends at {limit}: "
                               f"shorten the prompt that starts with {text[:30]!r}")
         rows.append(row)
     if warn:
         warn_unknown(model, texts)
     return padded(model, rows)
+
+
+def _habit(model) -> bool | None:
+    """Whether BOS belongs in front of a prompt of this model; None: the tokenizer says so itself.
+
+    The tokenizer of a bridge is never asked: TransformerLens makes all of them put BOS in front. For a bridge that
+    `load_model` did not make, TransformerLens' own rule holds.
+    """
+    return getattr(model, "prepends_bos", model.cfg.default_prepend_bos if is_bridge(model) else None)
+
+
+def puts_bos_in_front(tokenizer) -> bool:
+    """True if a text gets the beginning-of-text token from this tokenizer."""
+    begin = getattr(tokenizer, "bos_token_id", None)
+    return begin is not None and list(tokenizer("a")["input_ids"])[:1] == [begin]
+
+
+def token_ids(tokenizer, text: str, bos: bool | None = None) -> list[int]:
+    """The ids of a prompt: what the tokenizer puts in front of the text, and the text, without what it puts behind.
+
+    bos: whether BOS stands in front, once; None: if the tokenizer puts it there. Raises CourseError for an empty text, or
+    bos=True where the tokenizer has no such token.
+    """
+    if not text.strip():
+        raise CourseError("a prompt is empty: write at least one word")
+    begin = getattr(tokenizer, "bos_token_id", None)
+    if bos and begin is None:
+        raise CourseError("this tokenizer has no beginning-of-text token that could stand in front: leave bos=True out")
+    whole, own = list(tokenizer(text)["input_ids"]), tokenizer.encode(text, add_special_tokens=False)
+    front = next((whole[:i] for i in range(len(whole) - len(own) + 1) if whole[i:i + len(own)] == own), None)
+    if front is None:
+        raise CourseError(f"this tokenizer reads {text[:30]!r} otherwise with its special tokens than without, so the end "
+                          "of the prompt cannot be told from what it puts behind")
+    if getattr(tokenizer, "sep_token_id", None) in whole[len(front) + len(own):]:
+        raise CourseError(f"this tokenizer closes a text with {tokenizer.sep_token!r}, as models do that look at both "
+                          "sides: encode for it with utils.models.encode_texts")
+    if bos and begin not in front:
+        front = [begin, *front]
+    if bos is False or own[:1] == [begin]:
+        front = [token for token in front if token != begin]
+    return front + own
 
 
 def padded(model: TransformerBridge, rows: Sequence[list[int]]) -> Prompts:
@@ -99,16 +141,31 @@ def warn_unknown(model: TransformerBridge, texts: Sequence[str]) -> None:
                       "do not trust what it makes of this prompt (utils.tasks lists what it knows)", stacklevel=3)
 
 
+def continuation_ids(tokenizer, text: str, more: str) -> list[int]:
+    """The ids that `more` adds to `text`; those of `more` by itself where the two run into each other.
+
+    SentencePiece puts a space in front of every text, so that " Paris" by itself has one too many.
+    """
+    before, both = (tokenizer.encode(part, add_special_tokens=False) for part in (text, text + more))
+    return both[len(before):] if both[:len(before)] == before else tokenizer.encode(more, add_special_tokens=False)
+
+
+def _answer(tokenizer, word: str) -> list[int]:
+    """The ids of an answer by itself; if they are several, those that it adds to a text (here: to the same word)."""
+    alone = tokenizer.encode(word, add_special_tokens=False)
+    return alone if len(alone) < 2 else continuation_ids(tokenizer, word.strip(), word)
+
+
 def single_token(model: TransformerBridge, word: str) -> int:
     """The id of `word` (write the leading space: " Paris"). Raises CourseError if it is several tokens."""
     tokenizer = get_tokenizer(model)
-    ids = tokenizer.encode(word, add_special_tokens=False)
+    ids = _answer(tokenizer, word)
     if len(ids) == 1:
         return ids[0]
     if not ids:
         raise CourseError("the answer is empty: write a word with its leading space, such as ' Paris'")
     pieces = " | ".join(tokenizer.decode([i]) for i in ids)
-    spaced = len(tokenizer.encode(" " + word.strip(), add_special_tokens=False)) == 1
+    spaced = len(_answer(tokenizer, " " + word.strip())) == 1
     hint = f"with a leading space, {' ' + word.strip()!r}, it is one" if spaced else "choose a word that is one token"
     raise CourseError(f"{word!r} is {len(ids)} tokens for this model ({pieces}) where one is needed: {hint}")
 

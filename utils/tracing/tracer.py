@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..engine import FAMILIES, ConfiguredModel, Do, LayerConfig, Site, is_causal, read, sweep, token_embeddings
 from ..errors import CourseError
 from ..metrics import Probability
-from ..models import Prompts, context_of, encode, is_bridge, shape_of, single_token
+from ..models import Prompts, context_of, encode, is_bridge, shape_of, single_token, token_ids
 from .flows import ROLES, AverageEffect, HiddenFlow, average_indirect_effect
 from .subjects import guess_subject, token_range
 
@@ -164,9 +164,7 @@ class CausalTracer:
     def _tokenise(self, prompt: str) -> list[int]:
         if is_bridge(self.model) and self._own_tokenizer:
             return encode(self.model, prompt).tokens[0].tolist()
-        if not prompt.strip():
-            raise CourseError("a prompt is empty: write at least one word")
-        row, limit = list(self.tokenizer(prompt)["input_ids"]), context_of(self.model)
+        row, limit = token_ids(self.tokenizer, prompt), context_of(self.model)
         if limit is not None and len(row) > limit:
             raise CourseError(f"a prompt has {len(row)} tokens, but the context of this model ends at {limit}: "
                               f"shorten the prompt that starts with {prompt[:30]!r}")

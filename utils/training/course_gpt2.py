@@ -100,7 +100,7 @@ def new_model(seed: int, layers: int = LAYERS) -> GPT2LMHeadModel:
     torch.manual_seed(seed)
     config = GPT2Config(vocab_size=VOCAB, n_positions=CONTEXT, n_embd=WIDTH, n_layer=layers, n_head=HEADS,
                         bos_token_id=corpus.END_OF_TEXT, eos_token_id=corpus.END_OF_TEXT, resid_pdrop=0.0,
-                        embd_pdrop=0.0, attn_pdrop=0.0, attn_implementation="eager")
+                        embd_pdrop=0.0, attn_pdrop=0.0, attn_implementation="eager", trained_with_bos=True)
     model = GPT2LMHeadModel(config)
     with torch.no_grad():
         for name, p in model.named_parameters():
