@@ -4,7 +4,6 @@ The loading functions of this room load with these. Every refusal is one sentenc
 """
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import socket
@@ -20,7 +19,7 @@ from urllib.request import getproxies
 
 import torch
 
-from ..errors import CourseError
+from ..errors import CourseError, closest
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
@@ -52,8 +51,8 @@ class Shelf:
             return Path(name)
         if name in self.short_names or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
             return name
-        nearest = difflib.get_close_matches(name.lower(), [*self.shipped, *self.short_names], n=1, cutoff=0.4)
-        hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+        near = closest(name, [*self.shipped, *self.short_names])
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise CourseError(f"no model is called {name!r}{hint}: shipped {'is' if len(self.shipped) == 1 else 'are'} "
                           f"{', '.join(self.shipped)}, from the hub come for example {', '.join(self.examples)}, and "
                           "the path of a local folder works too")
