@@ -5,6 +5,8 @@ Its `index` says which prompt each row of logits belongs to, because the engine 
 """
 from __future__ import annotations
 
+import inspect
+import warnings
 from dataclasses import dataclass
 from typing import Callable, Protocol
 
@@ -12,8 +14,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
+from .errors import CourseError
+
 Logits = Float[torch.Tensor, "row vocab"]
 Index = Int[torch.Tensor, "row"]
+NUMBERS_AT_ONCE = 2**18      # that a bootstrap holds of each array: 2 MiB
 
 
 class Outcome(Protocol):
@@ -154,38 +159,71 @@ class Interval:
         return f"{self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def bootstrap(samples, statistic: Callable | None = None, *, level: float = 0.95, resamples: int = 1000,
-              seed: int = 0) -> Interval:
+def bootstrap(samples, statistic: Callable | None = None, *, together: bool = True, level: float = 0.95,
+              resamples: int = 1000, seed: int = 0) -> Interval:
     """Percentile bootstrap over the **last** axis, the prompts.
 
-    samples: [*cell, prompt], or a tuple of such arrays whose prompts belong together (resampled jointly).
-    `statistic` takes the resampled array(s) and reduces the last axis; None means the mean. Raises ValueError for
-    fewer than two prompts, or arrays with different numbers of them.
+    samples: [*cell, prompt], or a tuple of such arrays. together: their prompts belong together and are resampled
+    jointly; False: each array draws its own. `statistic` takes the resampled array(s) and reduces the last axis; None
+    means the mean. One with a parameter `axis` gets many resamples at once, [*cell, resample, prompt].
+    Resamples for which it is undefined (NaN) do not count. Raises ValueError for fewer than two prompts, or arrays
+    that belong together with different numbers of them.
     """
     arrays = samples if isinstance(samples, tuple) else (samples,)
     arrays = [torch.as_tensor(a).cpu().double().numpy() for a in arrays]
-    n = arrays[0].shape[-1]
-    if n < 2:
-        raise ValueError(f"a bootstrap needs at least two prompts, got {n}")
-    if any(a.shape[-1] != n for a in arrays):
-        raise ValueError(f"arrays that belong together need the same prompts, got {[a.shape[-1] for a in arrays]} of them")
-    statistic = statistic or (lambda x: x.mean(-1))
-    rng = np.random.default_rng(seed)
-    chosen = (rng.integers(0, n, n) for _ in range(resamples))
-    draws = np.stack([statistic(*(a[..., i] for a in arrays)) for i in chosen])
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return Interval(statistic(*arrays), low, high, level)
+    prompts = [a.shape[-1] for a in arrays]
+    if min(prompts) < 2:
+        raise ValueError(f"a bootstrap needs at least two prompts, got {min(prompts)}")
+    if together and len(set(prompts)) > 1:
+        raise ValueError(f"arrays that belong together need the same prompts, got {prompts} of them")
+    statistic = statistic or np.mean
+    at_once = "axis" in inspect.signature(statistic).parameters
+    estimate = statistic(*arrays, axis=-1) if at_once else statistic(*arrays)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)         # a resample may leave nothing to divide by, or no order
+        found = _resampled(arrays, statistic, at_once, together, level, resamples, seed)
+        low, high = found.confidence_interval
+        if np.isnan(found.bootstrap_distribution).any():
+            ends = [(1 - level) / 2, (1 + level) / 2]
+            low, high = np.nanquantile(found.bootstrap_distribution, ends, axis=-1) + 0 * estimate  # NaN stays NaN
+    return Interval(estimate, low, high, level)
+
+
+def _resampled(arrays: list[np.ndarray], statistic: Callable, at_once: bool, together: bool, level: float,
+               resamples: int, seed: int):
+    """scipy's bootstrap of the numbers of the prompts, so that no array is copied for more resamples than a batch."""
+    from scipy import stats     # takes a moment: only when it is wanted
+
+    def of_rows(*rows, axis):   # rows: [resample, prompt], once for all arrays or for each
+        rows = rows * len(arrays) if together else rows
+        if at_once:
+            return statistic(*(a[..., chosen] for a, chosen in zip(arrays, rows)), axis=-1)
+        return np.asarray(statistic(*(a[..., chosen[0]] for a, chosen in zip(arrays, rows))))[..., None]
+
+    prompts = tuple(np.arange(a.shape[-1]) for a in (arrays[:1] if together else arrays))
+    batch = min(resamples, max(1, NUMBERS_AT_ONCE // max(a.size for a in arrays))) if at_once else 1
+    return stats.bootstrap(prompts, of_rows, n_resamples=resamples, batch=batch, vectorized=True, method="percentile",
+                           confidence_level=level, rng=np.random.default_rng(seed))
 
 
 def recovery_interval(patched, corrupted, clean, *, level: float = 0.95, resamples: int = 1000,
                       seed: int = 0) -> Interval:
     """`recovery` with a bootstrap interval over prompts. patched: [*cell, prompt]; corrupted, clean: [prompt]."""
-    statistic = lambda p, k, c: (p - k).mean(-1) / (c - k).mean(-1)
-    return bootstrap((patched, corrupted, clean), statistic, level=level, resamples=resamples, seed=seed)
+    return bootstrap((patched, corrupted, clean), _ratio, level=level, resamples=resamples, seed=seed)
+
+
+def _ratio(patched, corrupted, clean, axis: int):
+    return (patched - corrupted).mean(axis) / (clean - corrupted).mean(axis)
 
 
 def share(right: Bool[np.ndarray, "input"]) -> Interval:
-    """Share that is right with its 95 % Wilson interval. (A bootstrap of 60 of 60 would say: 100 % for certain.)"""
-    n, p, z = len(right), float(np.mean(right)), 1.96
-    middle, half = (p + z * z / (2 * n)), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Interval(p, max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n)))
+    """Share that is right with its 95 % Wilson interval. (A bootstrap of 60 of 60 would say: 100 % for certain.)
+
+    Raises CourseError if there is nothing to be right about.
+    """
+    from scipy import stats     # takes a moment: only when it is wanted
+
+    if not len(right):
+        raise CourseError("a share needs at least one answer that is right or wrong, got none")
+    low, high = stats.binomtest(int(np.sum(right)), len(right)).proportion_ci(method="wilson")
+    return Interval(float(np.mean(right)), low, high)

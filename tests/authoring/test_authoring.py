@@ -217,7 +217,7 @@ def test_execute_runs_in_the_folder_of_the_notebook(tiny_course):
 def test_execute_of_an_unknown_notebook_names_the_nearest(tiny_course, capsys):
     tiny_course.add(*good_cells())
     assert command(tiny_course, "--execute", "98_demo") == 1
-    assert capsys.readouterr().err.strip() == 'There is no solution notebook "98_demo"; the nearest is 99_demo.ipynb.'
+    assert capsys.readouterr().err.strip() == 'There is no solution notebook "98_demo": did you mean \'99_demo.ipynb\'?'
 
 
 def test_tidy_drops_what_changes_from_run_to_run():

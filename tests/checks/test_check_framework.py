@@ -106,7 +106,7 @@ def test_an_error_in_the_check_itself_is_not_blamed_on_the_student():
 
 def test_unknown_exercise_lists_the_nearest(monkeypatch):
     for name in ("99.1 duble", "98.1 double", "double"):
-        with pytest.raises(ExerciseError, match='There is no exercise ".*"; the nearest is "99.1 double"'):
+        with pytest.raises(ExerciseError, match=r'There is no exercise ".*": did you mean \'99\.1 double\'\?'):
             check(name, stub)
 
 
@@ -288,6 +288,6 @@ def test_what_a_student_sees(tmp_path):
     shown = {cell.id: "\n".join(output.traceback) for cell in ran.cells[2:] for output in cell.outputs
              if output.output_type == "error"}
     assert shown["wrong"] == "✘ 99.1 double: expected 6, got 9."
-    assert shown["unknown"] == '✘ There is no exercise "99.1 duble"; the nearest is "99.1 double".'
+    assert shown["unknown"] == '✘ There is no exercise "99.1 duble": did you mean \'99.1 double\'?'
     assert "AttributeError" in shown["raised"] and "nothing" in shown["raised"]
     assert "helpers.py" not in shown["raised"] and "in call(" not in shown["raised"]

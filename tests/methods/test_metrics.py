@@ -4,9 +4,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from sentences import sentence
 
 from utils.metrics import (Interval, LogitDifference, LogProbability, Probability, ReciprocalRank, bootstrap,
-                           logit_difference, reciprocal_rank, recovery, recovery_interval)
+                           logit_difference, reciprocal_rank, recovery, recovery_interval, share)
 
 LOGITS = torch.tensor([[2.0, 0.5, -1.0, 2.0], [0.0, 3.0, 1.0, -2.0]])
 
@@ -79,6 +80,44 @@ def test_arrays_that_belong_together_are_resampled_together():
 
 def test_a_statistic_of_its_own():
     assert bootstrap([1.0, 2.0, 9.0], lambda x: np.median(x, axis=-1)).estimate == 2.0
+
+
+def test_many_resamples_at_once_or_one_by_one():
+    """A statistic with `axis` gets a batch of resamples: the same draws, the same interval, as a loop by hand."""
+    cells = np.random.default_rng(0).normal(size=(3, 20000))
+    at_once = bootstrap(cells, lambda x, axis: x.mean(axis), resamples=30)
+    one_by_one = bootstrap(cells, lambda x: x.mean(-1), resamples=30)
+    rng = np.random.default_rng(0)
+    by_hand = np.quantile([cells[:, rng.integers(0, 20000, 20000)].mean(-1) for _ in range(30)], [0.025, 0.975], axis=0)
+    for interval in (at_once, one_by_one):
+        assert np.allclose([interval.low, interval.high], by_hand, atol=1e-12)
+
+
+def test_arrays_with_prompts_of_their_own():
+    """The difference of two means: its variance is the sum of theirs."""
+    a, b = np.random.default_rng(0).normal(size=50), np.random.default_rng(1).normal(size=200)
+    interval = bootstrap((a, b), lambda x, y: x.mean(-1) - y.mean(-1), together=False, resamples=4000)
+    expected = 2 * 1.96 * (a.var() / 50 + b.var() / 200) ** 0.5
+    assert interval.high - interval.low == pytest.approx(expected, rel=0.05)
+
+
+def test_resamples_without_a_number_do_not_count():
+    """Two prompts: a quarter of the resamples has no second prompt, and there the ratio is 0 / 0."""
+    ratio = lambda x, y: x.sum(-1) / y.sum(-1)
+    interval = bootstrap(([0.0, 1.0], [0.0, 2.0]), ratio)
+    assert (interval.estimate, interval.low, interval.high) == (0.5, 0.5, 0.5)
+    assert np.isnan([bootstrap([[1.0, np.nan, 3.0, 4.0]]).low, bootstrap([[1.0, np.nan, 3.0, 4.0]]).estimate]).all()
+
+
+def test_a_share_has_the_interval_of_wilson():
+    """By the formula of Wilson 1927 with z = 1.959964; all right is not 100 % for certain, and one input is enough."""
+    z = 1.959964
+    for right, n in ((60, 60), (0, 7), (45, 60), (1, 1)):
+        p, middle = right / n, (right / n + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        found = share(np.arange(n) < right)
+        assert (found.estimate, found.low, found.high) == pytest.approx((p, middle - half, middle + half), abs=1e-6)
+    sentence(lambda: share(np.zeros(0, dtype=bool)), "a share needs at least one answer")
 
 
 def test_one_prompt_is_not_enough():

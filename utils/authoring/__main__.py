@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from pathlib import Path
 
+from ..errors import nearest
 from . import build
 from .notebook import ROOT, Refused
 
@@ -39,8 +39,7 @@ def _chosen(root: Path, names: list[str]) -> list[Path]:
     for name in (Path(name).name for name in names):
         found = [path for path in paths if path.name.startswith(name)]
         if not found:
-            near = difflib.get_close_matches(name, [path.name for path in paths], n=1, cutoff=0) or ["(there is none)"]
-            raise Refused([f'There is no solution notebook "{name}"; the nearest is {near[0]}.'])
+            raise Refused([f'There is no solution notebook "{name}"' + nearest(name, [path.name for path in paths])])
         chosen += found
     return chosen or paths
 

@@ -14,7 +14,6 @@ The exercises of notebook NN register themselves in `utils/checks/nbNN.py`, whic
 """
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import pkgutil
@@ -22,6 +21,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Callable
 
+from ..errors import nearest
 from .helpers import ExerciseError, call, close, require, same_device, student_code, tensor_like
 
 __all__ = ["ExerciseError", "Exercise", "call", "check", "close", "exercise", "registry", "require", "same_device",
@@ -110,9 +110,7 @@ def _find(name: str) -> Exercise:
                 raise
     if name in _EXERCISES:
         return _EXERCISES[name]
-    near = difflib.get_close_matches(name, registry(), n=1, cutoff=0)
-    nearest = f'the nearest is "{near[0]}".' if near else "none is registered."
-    raise ExerciseError(f'There is no exercise "{name}"; {nearest}')
+    raise ExerciseError(f'There is no exercise "{name}"' + nearest(name, registry()))
 
 
 def _is_stub(error: Exception) -> bool:

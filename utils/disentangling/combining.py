@@ -105,12 +105,15 @@ def evaluate_parts(success: Mapping[str, Success], parts: Parts, only: Sequence[
         pairs.append(np.full(len(rows), len(rows) - 1))
     right, pairs = (np.concatenate([np.zeros(0), *lists]) for lists in (right, pairs))
     if pairs.sum():
-        ratio = lambda r, p: r.sum(-1) / np.maximum(p.sum(-1), 1)
-        faithfulness = bootstrap((right, pairs), ratio, seed=seed)
+        faithfulness = bootstrap((right, pairs), _share_of_pairs, seed=seed)
     else:
         faithfulness = Interval(np.nan, np.nan, np.nan)
     return Combination({name: tuple(sorted(map(int, part))) for name, part in parts.items()},
                        float(seen[counted].mean()), faithfulness)
+
+
+def _share_of_pairs(right, pairs, axis: int):
+    return right.sum(axis) / np.maximum(pairs.sum(axis), 1)     # a resample may hold no pair
 
 
 def _tables(success: Mapping[str, Success]) -> tuple[dict[str, Success], int]:

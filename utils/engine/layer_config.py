@@ -5,7 +5,6 @@ model that method, from four names.
 """
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ from typing import Callable
 
 import torch
 
-from ..errors import CourseError
+from ..errors import CourseError, closest
 from .sites import Address, Site
 
 Matcher = str | Callable[[int], str]
@@ -95,11 +94,11 @@ class ConfiguredModel:
         if name in self._modules and name:
             return self._modules[name]
         near = ", ".join(map(repr, self._near(name)))
-        raise CourseError(f"{field}: this model has no module {name!r}; nearest are {near}")
+        raise CourseError(f"{field}: this model has no module {name!r}; "
+                          + (f"nearest are {near}" if near else "model.named_modules() lists all there are"))
 
     def _near(self, name: str) -> list[str]:
         """Up to three module names: those with the same ending first, then those spelled most like it, layer 0 only."""
         names = [n for n in self._modules if n and not re.search(r"\.[1-9]\d*(\.|$)", n)]
         same_ending = [n for n in names if n.endswith("." + name)]
-        spelled = difflib.get_close_matches(name, names, n=3, cutoff=0.0)
-        return list(dict.fromkeys([*same_ending, *spelled]))[:3]
+        return list(dict.fromkeys([*same_ending, *closest(name, names, most=3)]))[:3]

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 
 from ..errors import CourseError
-from ..metrics import Interval
+from ..metrics import Interval, bootstrap
 from .sampling import block_of_masks, block_of_orders, kernel_masks, random_masks, random_orders
 
 Masks = Bool[torch.Tensor, "mask group"]
@@ -238,17 +238,10 @@ def rank_agreement(one: Estimate, other: Estimate, *, same_prompts: bool = True,
                           "and as many as the other where same_prompts is True")
     if np.ptp(a.mean(1)) == 0 or np.ptp(b.mean(1)) == 0:
         raise CourseError("all groups are worth the same by one of the estimates, so there is no order to compare")
-    rng, draws = np.random.default_rng(seed), []
-    for _ in range(resamples):
-        i = rng.integers(0, a.shape[1], a.shape[1])
-        j = i if same_prompts else rng.integers(0, b.shape[1], b.shape[1])
-        draws.append(_spearman(a[:, i].mean(1), b[:, j].mean(1)))
-    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(_spearman(a.mean(1), b.mean(1)), low, high, level)
+    return bootstrap((a, b), _spearman_of_means, together=same_prompts, level=level, resamples=resamples, seed=seed)
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+def _spearman_of_means(a: Float[np.ndarray, "group prompt"], b: Float[np.ndarray, "group prompt"]) -> float:
     from scipy.stats import rankdata  # takes a moment: only when it is wanted
 
-    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may leave no order: NaN
-        return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
+    return float(np.corrcoef(rankdata(a.mean(1)), rankdata(b.mean(1)))[0, 1])     # NaN without an order

@@ -4,7 +4,6 @@ The loading functions of this room load with these. Every refusal is one sentenc
 """
 from __future__ import annotations
 
-import difflib
 import re
 import socket
 import warnings
@@ -17,7 +16,7 @@ from typing import Iterator, Sequence
 from urllib.parse import urlparse
 from urllib.request import getproxies
 
-from ..errors import CourseError
+from ..errors import CourseError, closest
 from .devices import device_called
 from .folders import (architecture_of, config_of, first_line, known_words, load_fitting, require_files, require_finite,
                       require_readable)
@@ -54,8 +53,8 @@ class Shelf:
         if re.search(r"[/\\]", name):
             raise CourseError(f"there is no folder {name!r}, and no model of the hub has such a name: write the path of a "
                               f"folder that save_pretrained wrote, or {self.instead}")
-        nearest = difflib.get_close_matches(name.lower(), [*self.shipped, *self.short_names], n=1, cutoff=0.4)
-        hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+        near = closest(name, [*self.shipped, *self.short_names])
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise CourseError(f"no model is called {name!r}{hint}: shipped {'is' if len(self.shipped) == 1 else 'are'} "
                           f"{', '.join(self.shipped)}, from the hub come for example {', '.join(self.examples)}, and "
                           "the path of a local folder works too")

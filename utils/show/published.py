@@ -4,8 +4,9 @@ They hold for the model named with them and for no other; `compare` prints them 
 """
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
+
+from ..errors import require_known
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,8 @@ NUMBERS = {
 
 
 def published(key: str) -> Published:
-    """Look a number up. Raises ValueError with the nearest key for an unknown one."""
-    if key not in NUMBERS:
-        nearest = difflib.get_close_matches(key, NUMBERS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"no published number is called {key!r}; the nearest is {nearest!r}, all: {', '.join(NUMBERS)}")
+    """Look a number up. Raises CourseError with the nearest key for an unknown one."""
+    require_known(key, NUMBERS, f"no published number is called {key!r}")
     return NUMBERS[key]
 
 

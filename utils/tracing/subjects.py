@@ -1,10 +1,9 @@
 """Where the subject of a fact stands in a prompt: guessing it, and finding its tokens."""
 from __future__ import annotations
 
-import difflib
 import re
 
-from ..errors import CourseError
+from ..errors import CourseError, nearest
 
 # Capitalised words, with small words between them as in "Statue of Liberty" or "Leonardo da Vinci".
 _WORD = r"[^\W\d_a-zß-ÿ][\w'’-]*"
@@ -66,6 +65,5 @@ def token_range(tokenizer, row: list[int], subject: str | tuple[int, int]) -> tu
 def _nearest(subject: str, text: str) -> str:
     """The words of `text`, as many as the subject has, that are spelled most like it, as the end of a sentence."""
     words, n = re.findall(r"[\w'’-]+", text), len(subject.split())
-    runs = {" ".join(words[i:i + n]).lower(): " ".join(words[i:i + n]) for i in range(len(words) - n + 1)}
-    near = difflib.get_close_matches(subject.lower(), runs, n=1, cutoff=0.5)
-    return f": did you mean {runs[near[0]]!r}?" if near else ": give words of the prompt itself"
+    runs = [" ".join(words[i:i + n]) for i in range(len(words) - n + 1)]
+    return nearest(subject, runs, "give words of the prompt itself")
