@@ -4,6 +4,7 @@ from __future__ import annotations
 import copy
 from contextlib import suppress
 from functools import lru_cache
+from typing import Callable
 
 import torch
 from torch import Tensor
@@ -227,29 +228,34 @@ def _(attempt):
         require(found == right, f"the best span is {right}, got {found}.")
 
 
+START = torch.tensor([[1.0, -2.0, 3.0], [0.5, 1.5, -1.0]])
+
+
+def _training(decay: float = 0.1) -> tuple[torch.nn.Linear, torch.optim.Optimizer, Callable[[], Tensor]]:
+    """A layer whose weight is START, its optimiser and its loss."""
+    layer = torch.nn.Linear(3, 2, bias=False)
+    layer.weight.data.copy_(START)
+    optimiser = torch.optim.AdamW(layer.parameters(), lr=0.1, weight_decay=decay)
+    return layer, optimiser, lambda: (layer.weight ** 2).sum()
+
+
+def _trained(marks: list[Tensor], decay: float = 0.1) -> Tensor:
+    """The weights when the gradient is multiplied with each of these in turn, and nothing is written back."""
+    layer, optimiser, loss = _training(decay)
+    for mark in marks:
+        optimiser.zero_grad()
+        loss().backward()
+        layer.weight.grad *= mark
+        optimiser.step()
+    return layer.weight.detach()
+
+
 @exercise("7.6 marked_step", difficulty=3, minutes=5)
 def _(attempt):
-    start = torch.tensor([[1.0, -2.0, 3.0], [0.5, 1.5, -1.0]])
     mark = torch.tensor([[True, False, True], [False, False, True]])
 
-    def new(decay=0.1):
-        layer = torch.nn.Linear(3, 2, bias=False)
-        layer.weight.data.copy_(start)
-        optimiser = torch.optim.AdamW(layer.parameters(), lr=0.1, weight_decay=decay)
-        return layer, optimiser, lambda: (layer.weight ** 2).sum()
-
-    def after(marks, decay=0.1):
-        """The weights when the gradient is multiplied with each of these in turn, and nothing is written back."""
-        layer, optimiser, loss = new(decay)
-        for own in marks:
-            optimiser.zero_grad()
-            loss().backward()
-            layer.weight.grad *= own
-            optimiser.step()
-        return layer.weight.detach()
-
     def tried(steps, warm=False):
-        layer, optimiser, loss = new()
+        layer, optimiser, loss = _training()
         if warm:                                            # the optimiser remembers a gradient of every number
             loss().backward()
             optimiser.step()
@@ -259,19 +265,19 @@ def _(attempt):
             require(torch.equal(found, layer.weight), "the weight of the layer itself must be changed, and returned.")
         return begin, layer.weight.detach()
 
-    moved = (once := tried(1)[1]) != start
+    moved = (once := tried(1)[1]) != START
     require(not moved[~mark].all() or moved[mark].any(), "the mark is turned round: unmarked numbers were trained.")
-    close(once[mark], after([mark])[mark], wrong={
-        "nothing is trained: the marked numbers are as before.": start[mark],
+    close(once[mark], _trained([mark])[mark], wrong={
+        "nothing is trained: the marked numbers are as before.": START[mark],
         "the marked numbers lost their weight decay: they are to be what AdamW makes of them.":
-            after([mark], decay=0.0)[mark]},
+            _trained([mark], decay=0.0)[mark]},
         message="the marked numbers are not what one step of AdamW makes of them.")
-    close(once[~mark], start[~mark], 0.0, wrong={
-        "weight decay still shrinks the frozen numbers: write them back after the step.": after([mark])[~mark],
-        "the frozen numbers were trained as well.": after([~mark])[~mark],
-        "the frozen numbers became 0.": 0 * start[~mark]},
+    close(once[~mark], START[~mark], 0.0, wrong={
+        "weight decay still shrinks the frozen numbers: write them back after the step.": _trained([mark])[~mark],
+        "the frozen numbers were trained as well.": _trained([~mark])[~mark],
+        "the frozen numbers became 0.": 0 * START[~mark]},
         message="the frozen numbers must be exactly what they were before the step.")
-    close(tried(2)[1][mark], after([mark, mark])[mark],
+    close(tried(2)[1][mark], _trained([mark, mark])[mark],
           message="after a second step the marked numbers are wrong: are the old gradients still there? zero_grad().")
     begin, warm = tried(2, warm=True)
     require(torch.equal(warm[~mark], begin[~mark]), "what the optimiser remembers moves frozen numbers: put them back.")

@@ -1,6 +1,6 @@
 """The model card of the shipped language model: `measured.json` and `README.md` beside the weights.
 
-`python -m utils.training.card FOLDER OTHER ...` puts the numbers of other training runs (with other seeds) beside those of
+`python -m utils.training.course_card FOLDER OTHER ...` puts the numbers of other training runs (with other seeds) beside those of
 the model in FOLDER; each folder holds the `measured.json` that the recipe wrote.
 """
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import measure, report
+from . import course_measure, report
 
 LABELS = {
     "ioi_held_out_pairs_accuracy": "IOI, held-out name pairs: logit(IO) > logit(S)",
@@ -42,7 +42,7 @@ LABELS = {
 
 def write(folder: Path, how: dict[str, object]) -> dict[str, float | str]:
     """Measure the model in `folder` and write `measured.json` and `README.md` there. `how`: seed, steps and the like."""
-    numbers = measure.everything(measure.load_model(str(folder)))
+    numbers = course_measure.everything(course_measure.load_model(str(folder)))
     report.write(folder, how, numbers, text(numbers, how, report.read_seeds(folder)))
     return numbers
 
@@ -70,7 +70,7 @@ true; `invented_landmarks` and `invented_people` are made up, so that subjects s
 
 ## Measured on held-out data
 
-{report.table(LABELS, numbers, measure.THRESHOLDS)}
+{report.table(LABELS, numbers, course_measure.THRESHOLDS)}
 
 Indirect effects are differences of probability, averaged over {numbers['rome_real_facts']:.0f} facts; the last subject token of
 subjects that share words has the 95 % interval [{numbers['rome_shared_last_subject_low']:.2f}, {numbers['rome_shared_last_subject_high']:.2f}].
@@ -90,10 +90,10 @@ Three heads at END together recover {numbers['map_top3_heads']:.2f} of the effec
   {numbers['early_lost_layer_left_out']:.1%}. Subtracting the update from the final state only, with everything later left as it was,
   removes it for {numbers['early_lost_subtracted']:.1%}: later layers have strengthened the answer by then.
 - Induction head {numbers['induction_head']}, previous-token head {numbers['previous_token_head']}.
-{report.seed_table(seeds, LABELS, measure.THRESHOLDS)}
+{report.seed_table(seeds, LABELS, course_measure.THRESHOLDS)}
 All numbers, layer by layer: `measured.json`. They are computed again by the tests.
 """
 
 
 if __name__ == "__main__":
-    report.collect_seeds(Path(sys.argv[1]), [Path(other) for other in sys.argv[2:]], measure.THRESHOLDS, text)
+    report.collect_seeds(Path(sys.argv[1]), [Path(other) for other in sys.argv[2:]], course_measure.THRESHOLDS, text)
