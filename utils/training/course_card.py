@@ -48,8 +48,7 @@ def write(folder: Path, how: dict[str, object]) -> dict[str, float | str]:
 
 
 def text(numbers: dict[str, float | str], how: dict[str, object], seeds: dict[str, dict[str, float]] = {}) -> str:
-    exists = numbers["s_inhibition_low"] >= 0.05 and numbers["s_inhibition_attention_to_s2"] >= 0.3
-    interval = "{s_inhibition_effect:.3f} [{s_inhibition_low:.3f}, {s_inhibition_high:.3f}]".format(**numbers)
+    """The model card. how: the settings of the run; seeds: the numbers of runs with other seeds."""
     return f"""# course-gpt2
 
 A GPT-2 with 8 layers, 5 heads and width 160 (2.9 million parameters, float16), trained from scratch on generated text for the
@@ -78,7 +77,17 @@ Three heads at END together recover {numbers['map_top3_heads']:.2f} of the effec
 
 ## Reported without a threshold
 
-- Three names, two of which give: the third is preferred to both others in {numbers['three_names_accuracy']:.1%} of prompts (mean margin
+{_without_threshold(numbers)}
+{report.seed_table(seeds, LABELS, course_measure.THRESHOLDS)}
+All numbers, layer by layer: `measured.json`. They are computed again by the tests.
+"""
+
+
+def _without_threshold(numbers: dict[str, float | str]) -> str:
+    """A list of what was measured and is not required."""
+    exists = numbers["s_inhibition_low"] >= 0.05 and numbers["s_inhibition_attention_to_s2"] >= 0.3
+    interval = "{s_inhibition_effect:.3f} [{s_inhibition_low:.3f}, {s_inhibition_high:.3f}]".format(**numbers)
+    return f"""- Three names, two of which give: the third is preferred to both others in {numbers['three_names_accuracy']:.1%} of prompts (mean margin
   {numbers['three_names_margin']:.1f} logits).
 - S-inhibition, tested by path patching into the queries of the name movers ({numbers['movers']}: they look from END to IO and
   carry effect straight to the logits): the strongest candidate is {numbers['s_inhibition_head']}, effect {interval} of the total, attention from END to
@@ -89,10 +98,7 @@ Three heads at END together recover {numbers['map_top3_heads']:.2f} of the effec
   later layers go on without it. Taking out both halves of that layer removes the answer for
   {numbers['early_lost_layer_left_out']:.1%}. Subtracting the update from the final state only, with everything later left as it was,
   removes it for {numbers['early_lost_subtracted']:.1%}: later layers have strengthened the answer by then.
-- Induction head {numbers['induction_head']}, previous-token head {numbers['previous_token_head']}.
-{report.seed_table(seeds, LABELS, course_measure.THRESHOLDS)}
-All numbers, layer by layer: `measured.json`. They are computed again by the tests.
-"""
+- Induction head {numbers['induction_head']}, previous-token head {numbers['previous_token_head']}."""
 
 
 if __name__ == "__main__":
