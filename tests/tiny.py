@@ -50,12 +50,22 @@ def good_cells():
                     markdown("doubt", "## What this does not show\n\nThat it works for 5.")]
 
 
+def link(real: Path, folder: Path, *own: str):
+    """Make a folder of links to what `real` holds; along the path `own`, and in it, it is a folder of its own."""
+    folder.mkdir()
+    for path in real.iterdir():
+        if own and path.name == own[0]:
+            link(path, folder / path.name, *own[1:])
+        elif own or not path.name.startswith("nb"):
+            (folder / path.name).symlink_to(path)
+
+
 class Course:
-    """A course folder: `utils` is the real one, the notebooks are those you add."""
+    """A course folder: `utils` is the real one without its references, the notebooks are those you add."""
 
     def __init__(self, root: Path):
         self.root = root
-        (root / "utils").symlink_to(ROOT / "utils")
+        link(ROOT / "utils", root / "utils", "checks", "references")
         for name in ("solutions", "course"):
             (root / name).mkdir()
         for name in ("pyproject.toml", "conftest.py", "requirements.txt"):

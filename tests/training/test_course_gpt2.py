@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from utils.models import CHECKPOINTS, load_model
-from utils.training import card, measure, report
+from utils.training import course_card, course_measure, report
 
 FOLDER = CHECKPOINTS / "course-gpt2"
 CARD = json.loads((FOLDER / "measured.json").read_text(encoding="utf-8"))
@@ -13,12 +13,12 @@ CARD = json.loads((FOLDER / "measured.json").read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def numbers():
-    return measure.everything(load_model("course-gpt2"))
+    return course_measure.everything(load_model("course-gpt2"))
 
 
-@pytest.mark.parametrize("name", measure.THRESHOLDS)
+@pytest.mark.parametrize("name", course_measure.THRESHOLDS)
 def test_threshold(numbers, name):
-    assert measure.reached(name, numbers[name]), f"{name} is {numbers[name]}, must be {measure.THRESHOLDS[name]}"
+    assert course_measure.reached(name, numbers[name]), f"{name} is {numbers[name]}, must be {course_measure.THRESHOLDS[name]}"
 
 
 def as_numbers(value):
@@ -35,12 +35,12 @@ def test_card_states_what_the_file_does(numbers):
         expected = written if isinstance(written, str) else pytest.approx(written, abs=0.02, nan_ok=True)
         assert value == expected, f"the model card says {name} = {written}, measured {value}"
     how = {key: CARD[key] for key in ("seed", "steps")}
-    assert (FOLDER / "README.md").read_text(encoding="utf-8") == card.text({n: CARD[n] for n in numbers}, how,
-                                                                           report.read_seeds(FOLDER))
+    written = course_card.text({name: CARD[name] for name in numbers}, how, report.read_seeds(FOLDER))
+    assert (FOLDER / "README.md").read_text(encoding="utf-8") == written
 
 
 def test_every_threshold_is_on_the_card():
-    assert set(card.LABELS) == set(measure.THRESHOLDS)
+    assert set(course_card.LABELS) == set(course_measure.THRESHOLDS)
 
 
 def test_files_are_small_and_safe():
@@ -54,5 +54,5 @@ def test_a_random_model_does_not_reach_the_thresholds():
     for parameter in model.parameters():
         order = torch.randperm(parameter.shape[-1], generator=torch.Generator().manual_seed(0))
         parameter.data = parameter.data[..., order]
-    assert measure.ioi_accuracy(model, "held_out_pairs", n=100)["ioi_held_out_pairs_accuracy"] < 0.7
-    assert measure.induction(model, n=4)["second_half_accuracy"] < 0.1
+    assert course_measure.ioi_accuracy(model, "held_out_pairs", n=100)["ioi_held_out_pairs_accuracy"] < 0.7
+    assert course_measure.induction(model, n=4)["second_half_accuracy"] < 0.1

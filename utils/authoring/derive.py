@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import ast
 import re
+import symtable
 import textwrap
 from collections import Counter
 from pathlib import Path
@@ -58,13 +59,14 @@ def checked_name(cells: list[dict], number: int) -> tuple[str, str] | None:
         return None
     following = [cell for cell in cells[number + 1:] if cell["cell_type"] == "code"][:1]
     for cell in [cells[number], *(cell for cell in following if not is_exercise(cell))]:
-        for statement in reversed(_parsed(source(cell)).body):
-            if call := _check_call(statement):
+        for statement in reversed(parsed(source(cell)).body):
+            if call := check_call(statement):
                 return call
     raise ValueError('the exercise is not followed by a line like name = check("3.2 name", name).')
 
 
-def _check_call(statement: ast.stmt) -> tuple[str, str] | None:
+def check_call(statement: ast.stmt) -> tuple[str, str] | None:
+    """(exercise, name) if the statement is `name = check("exercise", name)`."""
     match statement:
         case ast.Assign(targets=[ast.Name(id=name)],
                         value=ast.Call(func=ast.Name(id="check"),
@@ -73,7 +75,14 @@ def _check_call(statement: ast.stmt) -> tuple[str, str] | None:
     return None
 
 
-def _parsed(text: str) -> ast.Module:
+def bound(statements: ast.AST) -> set[str]:
+    """The names that statements of a cell bind there; not what is bound inside a function of theirs."""
+    symbols = symtable.symtable(ast.unparse(statements), "cell", "exec").get_symbols()
+    return {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}
+
+
+def parsed(text: str) -> ast.Module:
+    """The syntax tree of a cell; magics are left out. Raises ValueError with the line that is not plain Python."""
     try:
         return ast.parse("\n".join("" if line.startswith("%") else line for line in text.split("\n")))
     except SyntaxError as error:
@@ -88,7 +97,7 @@ def _student_cell(cell: dict, checked: tuple[str, str] | None) -> dict:
     text = source(cell)
     if checked:
         text = stub(text, checked[1])
-        _parsed(text)
+        parsed(text)
     elif MARKER.search(text):
         raise ValueError("a solution region is allowed only in a cell tagged exercise.")
     return {"cell_type": "code", "id": cell.get("id"), "source": text, "execution_count": None, "outputs": [], **kept}
@@ -127,11 +136,6 @@ def stub(text: str, name: str) -> str:
 def _emptied(indent: str, hint: str, region: list[str], name: str) -> list[str]:
     if indent:
         return [f"{indent}# YOUR CODE HERE: {hint}", f"{indent}raise NotImplementedError"]
-    bound = set()
-    for statement in _parsed(textwrap.dedent("\n".join(region))).body:
-        bound |= {getattr(statement, "name", None)}
-        names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
-        bound |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
-    if name not in bound:
+    if name not in bound(parsed(textwrap.dedent("\n".join(region)))):
         raise ValueError(f"the solution region at the margin does not define {name}, which the check line tests.")
     return [f"# YOUR CODE HERE: {hint}", f"{name} = ..."]

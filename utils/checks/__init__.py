@@ -6,11 +6,13 @@ attempted" is an error too.
 
 The exercises of notebook NN register themselves in `utils/checks/nbNN.py`, which is imported when first needed:
 
-    @exercise("3.2 patch_residual", reference=patching.patch_residual, difficulty=2, minutes=10)
+    @exercise("3.2 patch_residual", difficulty=2, minutes=10)
     def _(attempt):
         result = call(attempt, model, tokens, cache, layer=2, position=10)
         tensor_like(result, shape={"batch": 1, "position": 17, "vocab": 4096})
         close(result, expected, wrong={"Every position was replaced: index one of them.": all_replaced})
+
+The reference is what the solution notebook defines: the builder writes it to `references/nbNN.py`.
 """
 from __future__ import annotations
 
@@ -32,19 +34,26 @@ __all__ = ["ExerciseError", "Exercise", "call", "check", "close", "exercise", "r
 class Exercise:
     """One registered exercise; `test(attempt)` raises ExerciseError on a wrong attempt."""
     name: str
-    reference: Any
     difficulty: int
     minutes: int
     test: Callable[[Any], None]
+    own_reference: Any = None
+
+    @property
+    def reference(self) -> Any:
+        """What a student goes on with who has not attempted it; its module is imported when it is first asked for."""
+        if self.own_reference is not None:
+            return self.own_reference
+        return getattr(importlib.import_module(f"{__name__}.references.{_module(self.name)}"), self.name.split()[1])
 
 
 _EXERCISES: dict[str, Exercise] = {}
 
 
-def exercise(name: str, *, reference: Any, difficulty: int, minutes: int) -> Callable[[Callable], Callable]:
+def exercise(name: str, *, difficulty: int, minutes: int, reference: Any = None) -> Callable[[Callable], Callable]:
     """Register the decorated function as the test of exercise `name`, "<notebook>.<number> <what is written>".
 
-    `reference` is what a student who has not attempted it gets: a function or a value. Raises ValueError if the name is
+    `reference` is only for an exercise behind which there is no solution notebook. Raises ValueError if the name is
     taken or malformed, or the difficulty is not 1 to 5.
     """
     if not re.fullmatch(r"\d+\.\d+ \w+", name):
@@ -56,7 +65,7 @@ def exercise(name: str, *, reference: Any, difficulty: int, minutes: int) -> Cal
         known = _EXERCISES.get(name)
         if known and known.test.__code__.co_filename != test.__code__.co_filename:
             raise ValueError(f'Exercise "{name}" is registered twice.')
-        _EXERCISES[name] = Exercise(name, reference, difficulty, minutes, test)
+        _EXERCISES[name] = Exercise(name, difficulty, minutes, test, reference)
         return test
     return register
 
@@ -100,9 +109,8 @@ def registry() -> dict[str, Exercise]:
 
 def _find(name: str) -> Exercise:
     """The exercise called `name`; imports only the module of its notebook."""
-    number = re.match(r"(\d+)\.", name)
-    module = f"{__name__}.nb{int(number[1]):02d}" if number else None
-    if name not in _EXERCISES and module:
+    if name not in _EXERCISES and re.match(r"\d+\.", name):
+        module = f"{__name__}.{_module(name)}"
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -111,6 +119,11 @@ def _find(name: str) -> Exercise:
     if name in _EXERCISES:
         return _EXERCISES[name]
     raise ExerciseError(f'There is no exercise "{name}"' + nearest(name, registry()))
+
+
+def _module(name: str) -> str:
+    """nb03 for exercise "3.2 patch_residual": the name of its module here, and of that in `references`."""
+    return f"nb{int(name.split('.')[0]):02d}"
 
 
 def _is_stub(error: Exception) -> bool:

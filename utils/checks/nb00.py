@@ -18,42 +18,9 @@ def shipped():
     return load_model("course-gpt2", device="cpu")
 
 
-# ---------------------------------------------------------------- references
-
-def count_tokens(model, text: str) -> int:
-    """Number of tokens of `text`, BOS not counted."""
-    return len(model.tokenizer.encode(text, add_special_tokens=False))
-
-
-def next_token_probability(logits: Float[torch.Tensor, "prompt position vocab"],
-                           token: int) -> Float[torch.Tensor, "prompt"]:
-    """Probability of `token` after the last position of each prompt."""
-    return logits[:, -1].softmax(-1)[:, token]
-
-
-def read_output(module: torch.nn.Module, forward: Callable[[], object]) -> torch.Tensor:
-    """A copy of what `module` returned during `forward()`; the hook is gone afterwards, also after an error."""
-    kept = []
-    with module.register_forward_hook(lambda module, inputs, output: kept.append(output.clone())):
-        forward()
-    return kept[0]
-
-
-def without_mlp(model, tokens: Int[torch.Tensor, "prompt position"],
-                layer: int) -> Float[torch.Tensor, "prompt position vocab"]:
-    """Logits when the MLP of `layer` adds nothing to the residual stream, at any position."""
-    return run(model, tokens, [Do(Site("mlp_out", layer), 0.0)])
-
-
-def logits_at_end(logits: Float[torch.Tensor, "prompt position vocab"],
-                  ends: Int[torch.Tensor, "prompt"]) -> Float[torch.Tensor, "prompt vocab"]:
-    """The row of logits at the last real position of each prompt."""
-    return logits[torch.arange(len(ends), device=logits.device), ends]
-
-
 # ---------------------------------------------------------------- tests
 
-@exercise("0.1 count_tokens", reference=count_tokens, difficulty=1, minutes=2)
+@exercise("0.1 count_tokens", difficulty=1, minutes=2)
 def _(attempt):
     text = " John, Mary and Tom"                 # four words and a comma, each one token
     found = call(attempt, shipped(), text)
@@ -65,7 +32,7 @@ def _(attempt):
     require(call(attempt, shipped(), text * 2) == 10, "the text twice must have twice as many tokens.")
 
 
-@exercise("0.2 next_token_probability", reference=next_token_probability, difficulty=1, minutes=2)
+@exercise("0.2 next_token_probability", difficulty=1, minutes=2)
 def _(attempt):
     logits = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0))
     found = tensor_like(call(attempt, logits, 4), shape={"prompt": 3})
@@ -94,7 +61,7 @@ def _tiny_network() -> tuple[torch.nn.Linear, torch.nn.Sequential]:
     return module, network
 
 
-@exercise("0.3 read_output", reference=read_output, difficulty=2, minutes=3)
+@exercise("0.3 read_output", difficulty=2, minutes=3)
 def _(attempt):
     module, network = _tiny_network()
     inputs, results = torch.tensor([[1.0, 2], [3, -4]]), []
@@ -146,7 +113,7 @@ def _logits_with_silent_mlp(layer: int) -> Float[torch.Tensor, "prompt position 
         return plain(_tokens()).logits
 
 
-@exercise("0.4 without_mlp", reference=without_mlp, difficulty=2, minutes=2)
+@exercise("0.4 without_mlp", difficulty=2, minutes=2)
 def _(attempt):
     model, tokens, layer = shipped(), _tokens(), 2
     zero = lambda *sites: run(model, tokens, [Do(site, 0.0) for site in sites])
@@ -165,7 +132,7 @@ def _(attempt):
         "only the first prompt was changed: zero the whole tensor.": only_first})
 
 
-@exercise("0.5 logits_at_end", reference=logits_at_end, difficulty=2, minutes=2)
+@exercise("0.5 logits_at_end", difficulty=2, minutes=2)
 def _(attempt):
     logits = torch.arange(3 * 6 * 2.0).view(3, 6, 2)      # [prompt, position, vocab], every number another
     ends = torch.tensor([5, 2, 3])

@@ -4,10 +4,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
 from torch.nn.functional import layer_norm
 
-from .. import decoding, metrics, tasks
+from .. import tasks
 from ..engine import at_end
 from ..models import CHECKPOINTS, encode, load_model, unknown_words
 from . import call, close, exercise, require, tensor_like
@@ -17,45 +16,6 @@ from . import call, close, exercise, require, tensor_like
 def shipped():
     """The shipped model on the CPU; in 1.6 it is asked for its answer, elsewhere only its last two parts are used."""
     return load_model("course-gpt2", device="cpu")
-
-
-# ---------------------------------------------------------------- references
-
-def reciprocal_rank(logits: Float[torch.Tensor, "state vocab"], answer: int) -> Float[torch.Tensor, "state"]:
-    """1 / rank of token `answer` at each state, rank = 1 + number of tokens with a strictly higher logit."""
-    return metrics.reciprocal_rank(logits, torch.full(logits.shape[:-1], answer, device=logits.device))
-
-
-def first_top(rank: Int[torch.Tensor, "state prompt"]) -> Int[torch.Tensor, "prompt"]:
-    """The first state in which each answer has rank 1; -1 if it never has."""
-    return decoding.Trajectory(torch.empty(0), rank).first_top
-
-
-def answer_probability(model, states: Float[torch.Tensor, "state prompt position width"],
-                       ends: Int[torch.Tensor, "prompt"],
-                       answers: Int[torch.Tensor, "prompt"]) -> Float[torch.Tensor, "state prompt"]:
-    """Probability of each prompt's answer, decoded from each state at the prompt's own end."""
-    prompts = torch.arange(len(ends), device=ends.device)
-    return decoding.decode(model, states[:, prompts, ends]).softmax(-1)[:, prompts, answers]
-
-
-def decode_states(model, hidden_states: tuple[Float[torch.Tensor, "prompt position width"], ...],
-                  wanted: list[int]) -> Float[torch.Tensor, "wanted prompt vocab"]:
-    """Logits at the last position of the states with the indices `wanted`; the last state is already normalised."""
-    logits = []
-    for index in wanted:
-        state = hidden_states[index][:, -1:]
-        done = index % len(hidden_states) == len(hidden_states) - 1
-        logits.append(model.unembed(state if done else model.ln_final(state))[:, 0])
-    return torch.stack(logits)
-
-
-def answer_log_probability(model, states: Float[torch.Tensor, "state position width"],
-                           answer: Int[torch.Tensor, "token"]) -> Float[torch.Tensor, "state"]:
-    """Log-probability (nats) of all tokens of `answer`, the end of a text with these states, at each state."""
-    n = len(answer)
-    scores = decoding.decode(model, states[:, -n - 1:-1]).log_softmax(-1)
-    return scores[:, torch.arange(n), answer].sum(-1)
 
 
 # ---------------------------------------------------------------- the same by another way
@@ -90,7 +50,7 @@ def _residual(*shape: int, seed: int = 0) -> torch.Tensor:
 
 # ---------------------------------------------------------------- tests
 
-@exercise("1.1 decode", reference=decoding.decode, difficulty=1, minutes=3)
+@exercise("1.1 decode", difficulty=1, minutes=3)
 def _(attempt):
     residual, vocab = _residual(3, 2), len(_final_weights()["unembed"])
     found = call(attempt, shipped(), residual)
@@ -106,7 +66,7 @@ def _(attempt):
         "these are log-probabilities: return the logits.": right.log_softmax(-1)})
 
 
-@exercise("1.2 reciprocal_rank", reference=reciprocal_rank, difficulty=2, minutes=3)
+@exercise("1.2 reciprocal_rank", difficulty=2, minutes=3)
 def _(attempt):
     logits = torch.tensor([[0.0, 5, 2, 2, -1], [1, 2, 0, 9, 3], [5, 4, 3, 1, 2], [0, -200, -300, -400, -500]])
     answer = 3
@@ -122,7 +82,7 @@ def _(attempt):
         "argsort gives the token at each place, you need the place of a token.": 1 / (place + 1)})
 
 
-@exercise("1.3 first_top", reference=first_top, difficulty=2, minutes=3)
+@exercise("1.3 first_top", difficulty=2, minutes=3)
 def _(attempt):
     rank = torch.tensor([[9, 5, 7, 1], [4, 1, 6, 2], [1, 3, 5, 2], [1, 1, 2, 2]])      # [state, prompt]
     found = call(attempt, rank)
@@ -138,7 +98,7 @@ def _(attempt):
         "that is the number of states in which it is on top.": [2, 2, 0, 1]})
 
 
-@exercise("1.4 answer_probability", reference=answer_probability, difficulty=3, minutes=5)
+@exercise("1.4 answer_probability", difficulty=3, minutes=5)
 def _(attempt):
     states, ends, prompts = _residual(3, 4, 6), torch.tensor([5, 2, 3, 4]), torch.arange(4)
     right = _decode(states[:, prompts, ends])
@@ -159,7 +119,7 @@ def _(attempt):
         "the softmax runs over the states: the words of the vocabulary compete.": pick(right.softmax(0))})
 
 
-@exercise("1.5 decode_states", reference=decode_states, difficulty=3, minutes=5)
+@exercise("1.5 decode_states", difficulty=3, minutes=5)
 def _(attempt):
     raw = _residual(shipped().cfg.n_layers + 1, 2, 3)
     last = len(raw) - 1
@@ -183,8 +143,7 @@ def _(attempt):
               message=f"the logits of the states {wanted} are not those of the last position, decoded.")
 
 
-@exercise("1.6 own_prompt", difficulty=1, minutes=4,
-          reference=(tasks.question_prompt("past", "walk", "jump").prompt, " walked"))
+@exercise("1.6 own_prompt", difficulty=1, minutes=4)
 def _(attempt):
     require(isinstance(attempt, tuple) and len(attempt) == 2 and all(isinstance(part, str) for part in attempt),
             'expected two strings, (prompt, answer), such as ("The capital of Italy is", " Rome").')
@@ -205,7 +164,7 @@ def _(attempt):
                            "right, or we would follow a wrong answer through the layers.")
 
 
-@exercise("1.7 answer_log_probability", reference=answer_log_probability, difficulty=4, minutes=7)
+@exercise("1.7 answer_log_probability", difficulty=4, minutes=7)
 def _(attempt):
     states = _residual(3, 7)
     scores = _decode(states).log_softmax(-1)

@@ -1,78 +1,14 @@
 """Checks of notebook 02: hooks that cannot leak, the running sum, two tests of one update, direct attribution."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
 from torch import nn
 
-from .. import decoding
-from ..engine import Do, Each, Site, at_end
 from ..models import Prompts, encode, load_model
 from . import call, close, exercise, require, student_code, tensor_like
-
-
-# ---------------------------------------------------------------- references
-
-@contextmanager
-def reading(modules: dict[str, nn.Module]) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield a dictionary that fills with each module's output as the model runs; the hooks go when the block ends."""
-    found, handles = {}, []
-
-    def keep(name: str) -> Callable:
-        return lambda module, inputs, output: found.update({name: output})
-
-    try:
-        for name, module in modules.items():
-            handles.append(module.register_forward_hook(keep(name)))
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def kept(output: torch.Tensor | tuple, ends: Int[torch.Tensor, "prompt"]) -> Float[torch.Tensor, "prompt width"]:
-    """What a module's output holds at the end of each prompt; attention returns a tuple, an MLP does not."""
-    tensor = output[0] if isinstance(output, tuple) else output
-    return tensor[torch.arange(len(tensor), device=tensor.device), ends]
-
-
-def rebuild(embedding: Float[torch.Tensor, "prompt width"], attn_out: Float[torch.Tensor, "layer prompt width"],
-            mlp_out: Float[torch.Tensor, "layer prompt width"]) -> Float[torch.Tensor, "step prompt width"]:
-    """The stream after the embedding and after every update, in the order in which the model adds them."""
-    added = torch.stack([attn_out, mlp_out], 1).flatten(0, 1)
-    return torch.cat([embedding[None], added]).cumsum(0)
-
-
-def first_shown(logits: Float[torch.Tensor, "step prompt vocab"],
-                answers: Int[torch.Tensor, "prompt"]) -> Int[torch.Tensor, "prompt"]:
-    """The first step after which the answer has the highest logit; -1 if there is none."""
-    top = logits.argmax(-1) == answers
-    return torch.where(top.any(0), top.int().argmax(0), -1)
-
-
-def two_tests(model, prompts: Prompts, final: Float[torch.Tensor, "prompt width"],
-              update: Float[torch.Tensor, "prompt width"], kind: str, layer: int):
-    """Logits at the end, each [prompt, vocab]: `update` subtracted from the final state, and left out of the run."""
-    return decoding.decode(model, final - update), decoding.without_update(model, prompts, kind, layer)
-
-
-def direct_contribution(written: Float[torch.Tensor, "prompt width"], final: Float[torch.Tensor, "prompt width"],
-                        toward: Float[torch.Tensor, "prompt width"], gain: Float[torch.Tensor, "width"],
-                        eps: float) -> Float[torch.Tensor, "prompt"]:
-    """What `written` adds to a logit difference through a final layer norm held at the scale of `final`."""
-    scale = (final.var(-1, unbiased=False) + eps).sqrt()
-    centred = written - written.mean(-1, keepdim=True)
-    return (centred / scale[:, None] * gain * toward).sum(-1)
-
-
-def transplant(model, update: Float[torch.Tensor, "prompt width"], targets: Prompts, kind: str,
-               layer: int) -> Float[torch.Tensor, "prompt vocab"]:
-    """Logits at the end of `targets` when `update` takes the place of their own update there."""
-    return at_end(model, targets, [Do(Site(kind, layer, Each.of(targets.ends)), update)])
 
 
 # ---------------------------------------------------------------- what the checks run on
@@ -120,7 +56,7 @@ def _rows(tensor: torch.Tensor) -> torch.Tensor:
 
 # ---------------------------------------------------------------- exercises
 
-@exercise("2.1 reading", reference=reading, difficulty=3, minutes=7)
+@exercise("2.1 reading", difficulty=3, minutes=7)
 def _(attempt):
     modules = {"double": nn.Linear(1, 1, bias=False), "triple": nn.Linear(1, 1, bias=False)}
     for module, weight in zip(modules.values(), (2.0, 3.0)):
@@ -173,7 +109,7 @@ def _raise_inside(attempt: Callable, modules: dict[str, nn.Module]) -> None:
     require(came_out, "an error inside the block disappeared: use `finally`, which lets it pass, not `except`.")
 
 
-@exercise("2.2 kept", reference=kept, difficulty=2, minutes=4)
+@exercise("2.2 kept", difficulty=2, minutes=4)
 def _(attempt):
     output, ends = _numbers(3, 4, 2), torch.tensor([1, 3, 2])
     expected = torch.stack([output[0, 1], output[1, 3], output[2, 2]])
@@ -187,7 +123,7 @@ def _(attempt):
         close(tensor_like(result, shape={"prompt": 3, "width": 2}), expected, wrong=mistakes)
 
 
-@exercise("2.3 rebuild", reference=rebuild, difficulty=2, minutes=4)
+@exercise("2.3 rebuild", difficulty=2, minutes=4)
 def _(attempt):
     embedding, attn, mlp = _numbers(3, 4), _numbers(2, 3, 4, seed=1), _numbers(2, 3, 4, seed=2)
     result = tensor_like(call(attempt, embedding, attn, mlp), shape={"step": 5, "prompt": 3, "width": 4})
@@ -202,7 +138,7 @@ def _(attempt):
             torch.stack([embedding, *(embedding + part for part in (a0, m0, a1, m1))])})
 
 
-@exercise("2.4 first_shown", reference=first_shown, difficulty=2, minutes=5)
+@exercise("2.4 first_shown", difficulty=2, minutes=5)
 def _(attempt):
     # answer on top after steps: prompt 0 {2, 3}, prompt 1 {0, 2}, prompt 2 never; vocabulary of 4, answers 1, 0, 3
     winners = torch.tensor([[0, 0, 0], [2, 1, 1], [1, 0, 2], [1, 3, 0]])
@@ -216,7 +152,7 @@ def _(attempt):
             logits.gather(-1, torch.tensor([1, 0, 3]).expand(4, 3)[..., None]).squeeze(-1).argmax(0)})
 
 
-@exercise("2.5 two_tests", reference=two_tests, difficulty=3, minutes=6)
+@exercise("2.5 two_tests", difficulty=3, minutes=6)
 def _(attempt):
     kind, layer, site = "mlp_out", 1, "blocks.1.hook_mlp_out"
     _, cache = _model().run_with_cache(_prompts().tokens, prepend_bos=False)
@@ -245,7 +181,7 @@ def _(attempt):
             _rows(_logits_with(site, torch.zeros_like))})
 
 
-@exercise("2.6 direct_contribution", reference=direct_contribution, difficulty=4, minutes=7)
+@exercise("2.6 direct_contribution", difficulty=4, minutes=7)
 def _(attempt):
     # Width 2. Both final states have variance 4, so the scale is 2, and 3 with eps 5. One complication at a time, so
     # that a mistake is named whatever comes with it.
@@ -276,7 +212,7 @@ def _(attempt):
         "The mean is still in: a layer norm subtracts it from everything it is given.": score(written) / 3})
 
 
-@exercise("2.7 transplant", reference=transplant, difficulty=3, minutes=5)
+@exercise("2.7 transplant", difficulty=3, minutes=5)
 def _(attempt):
     kind, layer, site = "attn_out", 2, "blocks.2.hook_attn_out"
     update = 3 * _numbers(2, _model().cfg.d_model, seed=4)

@@ -4,69 +4,11 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
 
 from .. import metrics
 from ..engine import Do, Site, run
 from ..models import load_model
 from . import call, close, exercise, require, tensor_like
-
-
-# ---------------------------------------------------------------- references
-
-def patch_residual(model, tokens: Int[torch.Tensor, "prompt position"], clean_cache, layer: int,
-                   position: int) -> Float[torch.Tensor, "prompt position vocab"]:
-    """Logits of `tokens` when one vector of the stream entering `layer` is the clean one."""
-    name = f"blocks.{layer}.hook_resid_pre"
-
-    def write_clean(resid, hook):
-        resid = resid.clone()
-        resid[:, position] = clean_cache[name][:, position]
-        return resid
-
-    return model.run_with_hooks(tokens, fwd_hooks=[(name, write_clean)])
-
-
-def sweep_layer(model, tokens: Int[torch.Tensor, "prompt position"], clean_cache, corrupted_cache, layer: int,
-                correct: Int[torch.Tensor, "prompt"],
-                wrong: Int[torch.Tensor, "prompt"]) -> Float[torch.Tensor, "position prompt"]:
-    """Logit differences when the stream entering `layer` is made clean at one position after the other."""
-    ends = [patch_residual(model, tokens, clean_cache, layer, position)[:, -1] for position in range(tokens.shape[1])]
-    return torch.stack([metrics.logit_difference(logits, correct, wrong) for logits in ends])
-
-
-def backup(a: float, b: float) -> float:
-    """An outcome for which each cell is sufficient and neither is necessary; a and b are 0 or 1."""
-    return max(a, b)
-
-
-def patch_head(model, tokens: Int[torch.Tensor, "prompt position"], clean_cache, layer: int,
-               head: int) -> Float[torch.Tensor, "prompt position vocab"]:
-    """Logits of `tokens` when one head gives its clean output at the last position."""
-    name = f"blocks.{layer}.attn.hook_z"
-
-    def write_clean(z, hook):
-        z = z.clone()
-        z[:, -1, head] = clean_cache[name][:, -1, head]
-        return z
-
-    return model.run_with_hooks(tokens, fwd_hooks=[(name, write_clean)])
-
-
-def direct_path(model, clean_tokens: Int[torch.Tensor, "prompt position"], clean_cache, corrupted_cache,
-                sender: tuple[int, int]) -> Float[torch.Tensor, "prompt position vocab"]:
-    """Logits of the clean run when only the sender is corrupted and every other head is held at its clean output."""
-    def held(layer: int):
-        name = f"blocks.{layer}.attn.hook_z"
-
-        def hold(z, hook):
-            z = clean_cache[name].clone()
-            if layer == sender[0]:
-                z[:, :, sender[1]] = corrupted_cache[name][:, :, sender[1]]
-            return z
-        return name, hold
-
-    return model.run_with_hooks(clean_tokens, fwd_hooks=[held(layer) for layer in range(model.cfg.n_layers)])
 
 
 # ---------------------------------------------------------------- what the checks run on
@@ -114,7 +56,7 @@ def _like_logits(result) -> torch.Tensor:
 
 # ---------------------------------------------------------------- exercises
 
-@exercise("3.1 logit_difference", reference=metrics.logit_difference, difficulty=1, minutes=3)
+@exercise("3.1 logit_difference", difficulty=1, minutes=3)
 def _(attempt):
     logits = torch.tensor([[4.0, 1.0, 0.5, 2.0], [0.0, 3.0, 7.0, 1.0], [1.0, 5.0, 2.0, 2.5]])
     correct, wrong = torch.tensor([0, 2, 3]), torch.tensor([1, 0, 1])
@@ -131,7 +73,7 @@ def _(attempt):
             metrics.logit_difference(logits.softmax(-1), correct, wrong)})
 
 
-@exercise("3.2 patch_residual", reference=patch_residual, difficulty=2, minutes=6)
+@exercise("3.2 patch_residual", difficulty=2, minutes=6)
 def _(attempt):
     (_, corrupted), (cache, _) = _pair(), _caches()
     patch = lambda layer, position: _written(corrupted, cache, "resid_pre", layer, position)
@@ -153,7 +95,7 @@ def _(attempt):
         close(found, right, message="these are not the logits of a run with this one vector replaced.", wrong=wrong)
 
 
-@exercise("3.3 recovery", reference=metrics.recovery, difficulty=2, minutes=4)
+@exercise("3.3 recovery", difficulty=2, minutes=4)
 def _(attempt):
     corrupted = torch.tensor([-4.0, -2.0, 0.0, -2.0])
     clean = torch.tensor([4.0, 6.0, 0.5, 3.5])           # the third prompt has a tiny total effect
@@ -178,7 +120,7 @@ def _(attempt):
                                       "absolute value taken?")
 
 
-@exercise("3.4 sweep_layer", reference=sweep_layer, difficulty=3, minutes=5)
+@exercise("3.4 sweep_layer", difficulty=3, minutes=5)
 def _(attempt):
     (_, corrupted), caches, layer = _pair(), _caches(), 1
     correct, wrong = torch.tensor([3, 11]), torch.tensor([8, 20])
@@ -201,7 +143,7 @@ def _(attempt):
         "the sign is flipped: right minus wrong.": -right})
 
 
-@exercise("3.5 backup", reference=backup, difficulty=2, minutes=3)
+@exercise("3.5 backup", difficulty=2, minutes=3)
 def _(attempt):
     value = lambda a, b: float(tensor_like(torch.as_tensor(call(attempt, a, b), dtype=torch.float32), shape=()))
     corrupted, clean, only_a, only_b = value(0, 0), value(1, 1), value(1, 0), value(0, 1)
@@ -215,7 +157,7 @@ def _(attempt):
                                         f"(1, 0) gives {only_a:g}, (0, 1) gives {only_b:g}.")
 
 
-@exercise("3.6 patch_head", reference=patch_head, difficulty=3, minutes=4)
+@exercise("3.6 patch_head", difficulty=3, minutes=4)
 def _(attempt):
     (_, corrupted), (cache, _), last = _pair(), _caches(), POSITIONS - 1
     for layer, head in ((1, CHANGED), (1, 0)):
@@ -252,7 +194,7 @@ def _held(sender: tuple[int, int], later: str = "clean", whole_layer: bool = Fal
     return run(_model(), clean, plan)
 
 
-@exercise("3.7 direct_path", reference=direct_path, difficulty=4, minutes=10)
+@exercise("3.7 direct_path", difficulty=4, minutes=10)
 def _(attempt):
     (clean, corrupted), caches, sender = _pair(), _caches(), (0, 1)
     found = _like_logits(call(attempt, _model(), clean, *caches, sender))

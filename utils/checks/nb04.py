@@ -4,7 +4,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from .. import tasks
 from ..engine import Do, Site, run
@@ -12,65 +12,9 @@ from ..models import load_model
 from . import call, close, exercise, require, tensor_like
 
 
-# ---------------------------------------------------------------- references
-
-def repeated_tokens(n: int, period: int, vocabulary: int, bos: int,
-                    generator: torch.Generator) -> Int[torch.Tensor, "sequence position"]:
-    """BOS, `period` random tokens other than BOS, the same tokens again."""
-    half = torch.randint(0, vocabulary - 1, (n, period), generator=generator)
-    half = half + (half >= bos)
-    return torch.cat([torch.full((n, 1), bos), half, half], dim=1)
-
-
-def log_probabilities(logits: Float[torch.Tensor, "sequence position vocab"],
-                      tokens: Int[torch.Tensor, "sequence position"]) -> Float[torch.Tensor, "sequence target"]:
-    """Natural logarithm of the probability of each token, given those before it; BOS has none."""
-    return logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
-
-
-def induction_score(pattern: Float[torch.Tensor, "*head query key"], period: int) -> Float[torch.Tensor, "*head"]:
-    """Mean attention from each token of the second half to the token after its earlier copy."""
-    queries = torch.arange(period + 1, 2 * period + 1)
-    return pattern[..., queries, queries + 1 - period].mean(-1)
-
-
-def knock_out(model, tokens: Int[torch.Tensor, "sequence position"],
-              chosen: list[tuple[int, int]]) -> Float[torch.Tensor, "sequence position vocab"]:
-    """Logits of a run in which the chosen heads put out zeros."""
-    def silence(head):
-        def hook(z, hook):
-            z = z.clone()
-            z[:, :, head] = 0
-            return z
-        return hook
-
-    hooks = [(f"blocks.{layer}.attn.hook_z", silence(head)) for layer, head in chosen]
-    return model.run_with_hooks(tokens, fwd_hooks=hooks, prepend_bos=False)
-
-
-def k_composition(early_v: Float[torch.Tensor, "width size"], early_o: Float[torch.Tensor, "size width"],
-                  late_q: Float[torch.Tensor, "width size"], late_k: Float[torch.Tensor, "width size"]) -> torch.Tensor:
-    """How much of what the early head writes the keys of the late head read, between 0 and 1."""
-    writes, reads = early_v @ early_o, late_q @ late_k.T
-    return (reads @ writes.T).norm() / (reads.norm() * writes.norm())
-
-
-def circuit(vectors: Float[torch.Tensor, "token width"], early_v: Float[torch.Tensor, "width size"],
-            early_o: Float[torch.Tensor, "size width"], late_q: Float[torch.Tensor, "width size"],
-            late_k: Float[torch.Tensor, "width size"]):
-    """[query token, key token]: how much a query token wants the place after the key token, as a FactoredMatrix."""
-    from transformer_lens import FactoredMatrix
-    return FactoredMatrix(vectors @ late_q, (vectors @ early_v @ early_o @ late_k).T)
-
-
-def donors(period: int) -> dict[int, int]:
-    """{position in the second half: position of the same token in the first half}"""
-    return {position: position - period for position in range(period + 1, 2 * period + 1)}
-
-
 # ---------------------------------------------------------------- sequences, probabilities, scores
 
-@exercise("4.1 repeated_tokens", reference=repeated_tokens, difficulty=1, minutes=4)
+@exercise("4.1 repeated_tokens", difficulty=1, minutes=4)
 def _(attempt):
     n, period, vocabulary, bos = 40, 12, 7, 3
     draw = lambda seed: tensor_like(call(attempt, n, period, vocabulary, bos, torch.Generator().manual_seed(seed)),
@@ -97,7 +41,7 @@ def _(attempt):
                                                "neighbour? Draw from vocabulary - 1 numbers instead.")
 
 
-@exercise("4.2 log_probabilities", reference=log_probabilities, difficulty=2, minutes=4)
+@exercise("4.2 log_probabilities", difficulty=2, minutes=4)
 def _(attempt):
     generator = torch.Generator().manual_seed(0)
     logits, tokens = torch.randn(2, 5, 7, generator=generator) * 2, torch.tensor([[0, 3, 5, 3, 5], [0, 6, 1, 6, 1]])
@@ -135,7 +79,7 @@ def _planted(period: int) -> Float[torch.Tensor, "head query key"]:
     return pattern
 
 
-@exercise("4.3 induction_score", reference=induction_score, difficulty=3, minutes=6)
+@exercise("4.3 induction_score", difficulty=3, minutes=6)
 def _(attempt):
     for period in (4, 6):
         pattern, width = _planted(period), 2 * period + 1
@@ -160,7 +104,8 @@ def _(attempt):
             "queries and keys are exchanged: the query is the later one, and the last axis is the key.":
                 torch.stack([pattern[:, q + 1 - period, q] for q in range(period + 1, width)]).mean(0)})
     lead = _planted(4)[None].repeat(2, 1, 1, 1)
-    close(tensor_like(call(attempt, lead, 4), shape={"layer": 2, "head": 3}), induction_score(lead, 4))
+    found = tensor_like(call(attempt, lead, 4), shape={"layer": 2, "head": 3})
+    close(found, torch.stack([lead[..., q, q - 3] for q in range(5, 9)]).mean(0))
 
 
 # ---------------------------------------------------------------- heads that put out nothing
@@ -175,7 +120,7 @@ def _model():
     return model
 
 
-@exercise("4.4 knock_out", reference=knock_out, difficulty=3, minutes=6)
+@exercise("4.4 knock_out", difficulty=3, minutes=6)
 def _(attempt):
     tokens = tasks.generate_repeated_tokens(2, 3, 500, seed=2)
     gone = lambda sites: run(_model(), tokens, [Do(site, 0.0) for site in sites])
@@ -215,7 +160,7 @@ def _weights(width: int = 6, size: int = 2, seed: int = 0):
     return draw(width, size), draw(size, width), draw(width, size), draw(width, size)
 
 
-@exercise("4.5 k_composition", reference=k_composition, difficulty=3, minutes=5)
+@exercise("4.5 k_composition", difficulty=3, minutes=5)
 def _(attempt):
     one, other, axis = torch.tensor([[1.0], [0], [0]]), torch.tensor([[0.0], [1], [0]]), torch.tensor([[0.0], [0], [1]])
     fits = tensor_like(call(attempt, axis, 2 * one.T, 3 * axis, one), shape=())
@@ -251,7 +196,7 @@ def _dense(result) -> torch.Tensor:
     return tensor_like(result.AB if hasattr(result, "AB") else result)
 
 
-@exercise("4.6 circuit", reference=circuit, difficulty=3, minutes=5)
+@exercise("4.6 circuit", difficulty=3, minutes=5)
 def _(attempt):
     v, o, q, k = _weights(seed=1)
     vectors = torch.randn(5, 6, generator=torch.Generator().manual_seed(2))
@@ -275,7 +220,7 @@ def _(attempt):
             "FactoredMatrix(queries, keys.T).")
 
 
-@exercise("4.7 donors", reference=donors, difficulty=2, minutes=3)
+@exercise("4.7 donors", difficulty=2, minutes=3)
 def _(attempt):
     for period in (3, 5):
         found, end = call(attempt, period), 2 * period

@@ -4,74 +4,11 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ..engine import Do, LayerConfig, Site, at_end, read, run
 from ..models import load_model, padded
 from . import call, close, exercise, require, tensor_like
-
-
-States, Samples = Float[Tensor, "layer position width"], Float[Tensor, "sample"]
-
-
-# ---------------------------------------------------------------- references
-
-def corrupt_subject(embeddings: Float[Tensor, "position width"], subject: tuple[int, int], level: float,
-                    draws: Float[Tensor, "sample token width"]) -> Float[Tensor, "sample position width"]:
-    """The embeddings once for each sample, with `level` times the sample's own draw added to the subject's tokens."""
-    corrupted = embeddings.repeat(len(draws), 1, 1)
-    corrupted[:, subject[0]:subject[1]] += level * draws
-    return corrupted
-
-
-def restore_one(model, prompts, corrupt: Do, clean_states: States, layer: int, position: int, answer: int) -> Samples:
-    """Probability of token `answer` at the end of each corrupted run in which one state is clean again."""
-    return restore_window(model, prompts, corrupt, clean_states, "resid_post", range(layer, layer + 1), position, answer)
-
-
-def effects(restored: Float[Tensor, "*cell sample"], corrupted: Float[Tensor, "sample"],
-            clean: float) -> tuple[float, Float[Tensor, "*cell"], Float[Tensor, "*cell"]]:
-    """(total effect, indirect effects, their standard errors over samples), as differences of probabilities."""
-    gain = restored - corrupted
-    return clean - corrupted.mean().item(), gain.mean(-1), gain.std(-1) / gain.shape[-1] ** 0.5
-
-
-def restore_window(model, prompts, corrupt: Do, clean_outputs: States, kind: str, window: range, position: int,
-                   answer: int) -> Samples:
-    """Probability of the answer with the outputs of `kind` clean again, at one position, in all layers of `window`."""
-    mend = [Do(Site(kind, layer, position), clean_outputs[layer, position]) for layer in window]
-    return at_end(model, prompts, [corrupt, *mend]).softmax(-1)[:, answer]
-
-
-def trace_map(restore, spoil, shape: tuple[int, int], start: int, stop: int, level: float | None = None,
-              default: float = 0.3) -> Float[Tensor, "position layer"]:
-    """Indirect effects of the layers from `start` up to `stop` (not included); NaN where nothing was computed."""
-    level = default if level is None else level
-    found, low = torch.full(shape, float("nan")), spoil(level).mean()
-    for layer in range(start, stop):
-        for position in range(shape[0]):
-            found[position, layer] = restore(level, layer, position).mean() - low
-    return found
-
-
-def two_errors(effects: Float[Tensor, "fact sample"]) -> tuple[Float[Tensor, "fact"], float]:
-    """(standard error over samples for each fact, standard error over facts of the mean of all facts)."""
-    facts, samples = effects.shape
-    return effects.std(1) / samples ** 0.5, effects.mean(1).std().item() / facts ** 0.5
-
-
-def severed_restore(model, prompts, corrupt: Do, clean_states: States, layer: int, position: int, answer: int,
-                    part: str = "mlp_out") -> Samples:
-    """Probability of the answer with one state clean again, while later outputs of `part` at its position stay corrupted."""
-    sites = [Site(part, later, position) for later in range(layer + 1, len(clean_states))]
-    _, kept = read(model, prompts, sites, [corrupt])
-    mend = Do(Site("resid_post", layer, position), clean_states[layer, position])
-    return at_end(model, prompts, [corrupt, mend, *(Do(site, kept[site]) for site in sites)]).softmax(-1)[:, answer]
-
-
-llama_layers = LayerConfig("model.layers.{num}", "model.layers.{num}.self_attn", "model.layers.{num}.mlp",
-                           "model.embed_tokens")
 
 
 # ---------------------------------------------------------------- what the checks run on
@@ -143,7 +80,7 @@ def _logits_instead(plan: list[Do]) -> dict:
 
 # ---------------------------------------------------------------- exercises
 
-@exercise("5.1 corrupt_subject", reference=corrupt_subject, difficulty=2, minutes=4)
+@exercise("5.1 corrupt_subject", difficulty=2, minutes=4)
 def _(attempt):
     generator = torch.Generator().manual_seed(3)
     embeddings, draws = (torch.randn(*shape, generator=generator) for shape in ((6, 4), (3, 2, 4)))
@@ -170,7 +107,7 @@ def _(attempt):
           message="level 0 must change nothing: is 0 taken for 'no level given'?")
 
 
-@exercise("5.2 restore_one", reference=restore_one, difficulty=2, minutes=5)
+@exercise("5.2 restore_one", difficulty=2, minutes=5)
 def _(attempt):
     states, low = _clean(STATE), _score(_corrupt())
     for layer, position in ((2, 4), (1, LENGTH - 1)):
@@ -189,7 +126,7 @@ def _(attempt):
               message="these are not the probabilities of corrupted runs with this one state clean again.")
 
 
-@exercise("5.3 effects", reference=effects, difficulty=2, minutes=3)
+@exercise("5.3 effects", difficulty=2, minutes=3)
 def _(attempt):
     corrupted, clean = torch.tensor([0.1, 0.3, 0.2, 0.2]), 0.8                  # mean 0.2
     restored = torch.tensor([[[0.5, 0.7, 0.6, 0.6], [0.1, 0.3, 0.2, 0.2]], [[0.7, 0.3, 0.4, 0.2], [0.0, 0.2, 0.2, 0.0]]])
@@ -220,7 +157,7 @@ def _(attempt):
         "the standard deviation needs n - 1 (correction=1).": gain.std(-1, correction=0) / 2})
 
 
-@exercise("5.4 restore_window", reference=restore_window, difficulty=2, minutes=4)
+@exercise("5.4 restore_window", difficulty=2, minutes=4)
 def _(attempt):
     position, low = LENGTH - 1, _score(_corrupt())
     for kind, other, window in ((MLP, ATTENTION, range(2, 5)), (ATTENTION, MLP, range(4, 6))):
@@ -241,7 +178,7 @@ def _(attempt):
             message="these are not the probabilities of one run with the whole window clean again.")
 
 
-@exercise("5.5 trace_map", reference=trace_map, difficulty=3, minutes=5)
+@exercise("5.5 trace_map", difficulty=3, minutes=5)
 def _(attempt):
     shape, start, stop = (3, 4), 1, 3
     samples = torch.tensor([0.0, 0.02, 0.1])
@@ -273,7 +210,7 @@ def _(attempt):
     close(tried(default=0.5), right(0.5), message="without a level the map must be that of `default`.")
 
 
-@exercise("5.6 two_errors", reference=two_errors, difficulty=2, minutes=4)
+@exercise("5.6 two_errors", difficulty=2, minutes=4)
 def _(attempt):
     found = torch.tensor([[0.1, 0.3, 0.2, 0.2], [0.8, 0.6, 0.7, 0.7], [0.3, 0.3, 0.3, 0.3]])      # means .2, .7, .3
     result = call(attempt, found)
@@ -298,7 +235,7 @@ def _(attempt):
         "the standard deviation needs n - 1 (correction=1).": over_facts * (2 / 3) ** 0.5})
 
 
-@exercise("5.7 severed_restore", reference=severed_restore, difficulty=4, minutes=6)
+@exercise("5.7 severed_restore", difficulty=4, minutes=6)
 def _(attempt):
     last, later = LENGTH - 1, range(4, _model().cfg.n_layers)
     for part, position in ((MLP, last), (ATTENTION, last), (MLP, 4)):
@@ -331,7 +268,7 @@ def _(attempt):
               message="these are not the probabilities of a severed restore.")
 
 
-@exercise("5.8 llama_layers", reference=llama_layers, difficulty=1, minutes=3)
+@exercise("5.8 llama_layers", difficulty=1, minutes=3)
 def _(attempt):
     require(isinstance(attempt, LayerConfig), "expected a LayerConfig(blocks, attention, MLP, embedding).")
     fields = {"hidden_layers_matcher": ("the state after each block", ["model.layers.{}"]),

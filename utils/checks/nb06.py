@@ -4,80 +4,13 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..engine import Do, Site, at_end
 from ..models import load_model, padded
 from . import call, close, exercise, require, tensor_like
-
-Hidden = Float[Tensor, "prompt position neuron"]
-
-
-# ---------------------------------------------------------------- references
-
-def mask_neurons(hidden: Hidden, share: float, seed: int) -> Hidden:
-    """`hidden` with a random share of the neurons at zero, the same ones at every position of every prompt."""
-    neurons = hidden.shape[-1]
-    order = torch.randperm(neurons, generator=torch.Generator().manual_seed(seed))
-    hidden = hidden.clone()
-    hidden[..., order[:round(share * neurons)]] = 0
-    return hidden
-
-
-def keep_groups(hidden: Float[Tensor, "*batch neuron"], number: int,
-                kept: list[int]) -> tuple[Float[Tensor, "*batch neuron"], int]:
-    """(`hidden` with zero in all groups but those in `kept`, the number of neurons kept); groups 0 to number - 1."""
-    neurons = hidden.shape[-1]
-    mask = torch.isin(torch.arange(neurons) * number // neurons, torch.tensor(kept, dtype=torch.long)).to(hidden.device)
-    return hidden * mask, int(mask.sum())
-
-
-def masked_losses(model, prompts, answers: Int[Tensor, "prompt"], layer: int, ids: Int[Tensor, "neuron"],
-                  kept: Bool[Tensor, "mask group"]) -> Float[Tensor, "mask"]:
-    """The mean loss under each mask over groups of neurons of one MLP."""
-    losses = []
-    for row in kept:
-        dropped = (~row[ids]).nonzero().flatten().tolist()
-        plan = [Do(Site("mlp_post", layer, units=dropped), 0.0)] if dropped else []
-        losses.append(F.cross_entropy(at_end(model, prompts, plan), answers))
-    return torch.stack(losses)
-
-
-def difference_of_means(kept: Bool[Tensor, "mask group"], losses: Float[Tensor, "mask"]) -> Float[Tensor, "group"]:
-    """How much lower the loss is, on average, in the masks that keep a group than in those that drop it."""
-    return torch.stack([losses[~column].mean() - losses[column].mean() for column in kept.T])
-
-
-def gains(outcome, order: list[int]) -> Float[Tensor, "group"]:
-    """What each group adds to the outcome when the groups join one after the other."""
-    found, joined, before = torch.zeros(len(order)), set(), outcome(set())
-    for group in order:
-        joined = joined | {group}
-        after = outcome(joined)
-        found[group], before = after - before, after
-    return found
-
-
-def attention_without(z: Float[Tensor, "position head d_head"], w_o: Float[Tensor, "head d_head width"],
-                      b_o: Float[Tensor, "width"], dropped: list[int]) -> Float[Tensor, "position width"]:
-    """The output of an attention layer in which some heads say nothing."""
-    z = z.clone()
-    z[:, dropped] = 0
-    return torch.einsum("phd,hdw->pw", z, w_o) + b_o
-
-
-def hide_keys(pattern: Float[Tensor, "query key"], keys: list[int]) -> Float[Tensor, "query key"]:
-    """Attention weights of a head that must not look at `keys`; rows sum to 1, or to 0 if nothing is left."""
-    pattern = pattern.clone()
-    pattern[:, keys] = 0
-    return pattern / pattern.sum(-1, keepdim=True).clamp(min=1e-9)
-
-
-def interaction(outcome, everything: set[int], a: int, b: int) -> float:
-    """The second difference of groups a and b while all others are kept; `outcome` takes the set of groups kept."""
-    return outcome(everything) - outcome(everything - {b}) - outcome(everything - {a}) + outcome(everything - {a, b})
+from .references.nb06 import gains, masked_losses
 
 
 # ---------------------------------------------------------------- what the checks run on
@@ -119,7 +52,7 @@ class _Backup:
 
 # ---------------------------------------------------------------- checks
 
-@exercise("6.1 mask_neurons", reference=mask_neurons, difficulty=1, minutes=3)
+@exercise("6.1 mask_neurons", difficulty=1, minutes=3)
 def _(attempt):
     hidden, found = _random(3, 4, 20) + 5, {}
     for seed in (0, 1, 2, 3):
@@ -140,7 +73,7 @@ def _(attempt):
             "them with `seed`.")
 
 
-@exercise("6.2 keep_groups", reference=keep_groups, difficulty=2, minutes=5)
+@exercise("6.2 keep_groups", difficulty=2, minutes=5)
 def _(attempt):
     hidden = _random(2, 3, 20)
     for neurons, number in ((20, 6), (12, 4), (7, 7)):
@@ -179,7 +112,7 @@ def _kept(result, hidden: Tensor, what: str) -> Tensor:
     return speaks
 
 
-@exercise("6.3 masked_losses", reference=masked_losses, difficulty=3, minutes=6)
+@exercise("6.3 masked_losses", difficulty=3, minutes=6)
 def _(attempt):
     model, prompts, layer, groups = _model(), _prompts(), 5, 4
     answers, width = torch.tensor([7, 130, 255]), 4 * model.cfg.d_model
@@ -224,7 +157,7 @@ def _last_column(model, prompts, answers, layer, ids, kept):
     return torch.stack(found)
 
 
-@exercise("6.4 difference_of_means", reference=difference_of_means, difficulty=2, minutes=4)
+@exercise("6.4 difference_of_means", difficulty=2, minutes=4)
 def _(attempt):
     kept = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 1, 1], [0, 0, 1], [1, 1, 1]]).bool()
     losses = torch.tensor([1.0, 2.0, 4.0, 6.0, 0.0])
@@ -244,7 +177,7 @@ def _(attempt):
         "The mean loss of the masks that keep a group is only half of it: compare with those that drop it.": torch.stack([losses[c].mean() for c in kept.T])})
 
 
-@exercise("6.5 gains", reference=gains, difficulty=3, minutes=5)
+@exercise("6.5 gains", difficulty=3, minutes=5)
 def _(attempt):
     outcome, order = _Backup(), [1, 2, 3, 0]
     result = call(attempt, outcome, order)
@@ -261,7 +194,7 @@ def _(attempt):
         "You left the groups in the order of their numbers: use `order`.": gains(_Backup(), [0, 1, 2, 3])})
 
 
-@exercise("6.6 attention_without", reference=attention_without, difficulty=2, minutes=4)
+@exercise("6.6 attention_without", difficulty=2, minutes=4)
 def _(attempt):
     z, w_o, b_o = _random(5, 4, 3), _random(4, 3, 12, seed=1), _random(12, seed=2)
     result = tensor_like(call(attempt, z, w_o, b_o, [1, 3]), shape={"position": 5, "width": 12})
@@ -279,7 +212,7 @@ def _(attempt):
     close(call(attempt, z, w_o, b_o, [0, 1, 2, 3]), b_o.expand(5, 12), message="With all heads dropped only the bias is left.")
 
 
-@exercise("6.7 hide_keys", reference=hide_keys, difficulty=2, minutes=3)
+@exercise("6.7 hide_keys", difficulty=2, minutes=3)
 def _(attempt):
     scores = _random(4, 4).masked_fill(~torch.ones(4, 4).tril().bool(), -torch.inf)
     pattern = scores.softmax(-1)
@@ -301,7 +234,7 @@ def _(attempt):
           "the last query must share its weight between keys 1 and 3 as a softmax over these two would.")
 
 
-@exercise("6.8 interaction", reference=interaction, difficulty=2, minutes=4)
+@exercise("6.8 interaction", difficulty=2, minutes=4)
 def _(attempt):
     everything = {0, 1, 2, 3}
     result = lambda a, b: float(tensor_like(call(attempt, _Backup(), everything, a, b), shape=()))

@@ -7,77 +7,11 @@ from functools import lru_cache
 from typing import Callable
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..masking import keep_one, leave_one_out
-from ..tasks import best_span
 from . import ExerciseError, call, close, exercise, require, tensor_like
-
-
-# ---------------------------------------------------------------- references
-
-def mask_heads(model, inputs: dict[str, Tensor], layer: int, heads: list[int]) -> Float[Tensor, "prompt class"]:
-    """Logits with the outputs of `heads` in one layer set to zero; no hook stays, whatever happens."""
-    attention, number = model.bert.encoder.layer[layer].attention.self, model.config.num_attention_heads
-    hook = lambda module, args, output: (_without_heads(output[0], number, heads), *output[1:])
-    with attention.register_forward_hook(hook):                # a handle removes its hook, whatever happens
-        return model(**inputs).logits
-
-
-def _without_heads(vectors: Float[Tensor, "prompt position width"], number: int, heads: list[int]) -> Tensor:
-    vectors = vectors.unflatten(-1, (number, -1)).clone()
-    vectors[:, :, heads] = 0
-    return vectors.flatten(-2)
-
-
-def two_heads(kept: Bool[Tensor, "mask two"], kind: str) -> Float[Tensor, "mask"]:
-    """The outcome, 0 or 1, of a model of two heads under each mask."""
-    return (kept.any(1) if kind == "backup" else kept.all(1)).float()
-
-
-def extra_for_negation(worth_negated: Float[Tensor, "head review"],
-                       worth_plain: Float[Tensor, "head review"]) -> tuple[int, float]:
-    """The head that differs most (negated minus plain) on the first half of the reviews; by how much on the second."""
-    half = worth_plain.shape[1] // 2
-    head = int((worth_negated[:, :half].mean(1) - worth_plain[:, :half].mean(1)).argmax())
-    return head, (worth_negated[head, half:].mean() - worth_plain[head, half:].mean()).item()
-
-
-def keep_neurons(model, inputs: dict[str, Tensor], layer: int,
-                 neurons: list[int]) -> Float[Tensor, "prompt position two"]:
-    """Scores of each token as first and last of the answer, with all other neurons of one layer set to zero."""
-    def hook(module, args):
-        kept = torch.zeros_like(args[0])
-        kept[..., neurons] = args[0][..., neurons]
-        return (kept, *args[1:])
-
-    with model.bert.encoder.layer[layer].output.dense.register_forward_pre_hook(hook):
-        output = model(**inputs)
-    return torch.stack([output.start_logits, output.end_logits], -1)
-
-
-def valid_span(start: Float[Tensor, "position"], end: Float[Tensor, "position"], context: Bool[Tensor, "position"],
-               longest: int = 12) -> tuple[int, int]:
-    """First and last token of the best span that lies in the context and does not end before it starts."""
-    first, last, _ = best_span(start[None], end[None], context[None], longest)
-    return int(first), int(last)
-
-
-def marked_step(layer: torch.nn.Linear, mark: Bool[Tensor, "..."], optimiser: torch.optim.Optimizer,
-                loss: Callable[[], Float[Tensor, ""]]) -> Tensor:
-    """One step that changes the layer's weight only where `mark` is True. Returns the weight."""
-    before = layer.weight.detach().clone()
-    optimiser.zero_grad()
-    loss().backward()
-    layer.weight.grad *= mark
-    optimiser.step()
-    with torch.no_grad():
-        layer.weight.copy_(torch.where(mark, layer.weight, before))
-    return layer.weight
-
-
-silent = [1, 2, 3, 4, 5, 6, 7]
+from .references.nb07 import silent
 
 
 # ---------------------------------------------------------------- what the checks run on
@@ -122,7 +56,13 @@ def _vectors_alone(layer: int, heads: list[int]) -> Tensor:
     """Scores if the hook returns no tuple: the two prompts are taken for the two parts of one, and nothing raises."""
     model = copy.deepcopy(_bert("BertForSequenceClassification"))
     attention = model.bert.encoder.layer[layer].attention.self
-    attention.register_forward_hook(lambda module, args, output: _without_heads(output[0], HEADS, heads))
+
+    def silence(module, args, output):
+        vectors = output[0].unflatten(-1, (HEADS, -1)).clone()
+        vectors[:, :, heads] = 0
+        return vectors.flatten(-2)
+
+    attention.register_forward_hook(silence)
     return _scores(model)
 
 
@@ -152,7 +92,7 @@ def _with_tuples(attempt, *args) -> Tensor:
 
 # ---------------------------------------------------------------- exercises
 
-@exercise("7.1 mask_heads", reference=mask_heads, difficulty=3, minutes=6)
+@exercise("7.1 mask_heads", difficulty=3, minutes=6)
 def _(attempt):
     kind, path, size = "BertForSequenceClassification", "attention.output.dense", WIDTH // HEADS
     model = copy.deepcopy(_bert(kind))
@@ -194,7 +134,7 @@ class _Two:
         return found[:, None]
 
 
-@exercise("7.2 two_heads", reference=two_heads, difficulty=2, minutes=4)
+@exercise("7.2 two_heads", difficulty=2, minutes=4)
 def _(attempt):
     effects = {kind: [estimate(_Two(attempt, kind)).table.estimate.tolist() for estimate in (leave_one_out, keep_one)]
                for kind in ("backup", "team")}
@@ -205,7 +145,7 @@ def _(attempt):
             require(found == right, f"{kind}: {way} gives {found}, wanted is {right}.")
 
 
-@exercise("7.3 extra_for_negation", reference=extra_for_negation, difficulty=3, minutes=5)
+@exercise("7.3 extra_for_negation", difficulty=3, minutes=5)
 def _(attempt):
     # Differences, first half, second half, all: head 0: .5, 5, 2.75; head 1: 2.5, .5, 1.5; head 2: 1, -5, -2
     plain = torch.tensor([[0.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.5, 0.0], [2.0, 4.0, 5.0, 5.0]])
@@ -226,7 +166,7 @@ def _(attempt):
         "that is the fall on negated reviews: subtract that on plain ones.": 0.75})
 
 
-@exercise("7.4 keep_neurons", reference=keep_neurons, difficulty=3, minutes=5)
+@exercise("7.4 keep_neurons", difficulty=3, minutes=5)
 def _(attempt):
     kind, path = "BertForQuestionAnswering", "output.dense"
     model = copy.deepcopy(_bert(kind))
@@ -259,7 +199,7 @@ def _scored(**places: float) -> Tensor:
     return scores
 
 
-@exercise("7.5 valid_span", reference=valid_span, difficulty=3, minutes=5)
+@exercise("7.5 valid_span", difficulty=3, minutes=5)
 def _(attempt):
     context = torch.tensor([False] * 3 + [True] * 5 + [False])                    # tokens 3 to 7
     cases = [
@@ -288,29 +228,34 @@ def _(attempt):
         require(found == right, f"the best span is {right}, got {found}.")
 
 
-@exercise("7.6 marked_step", reference=marked_step, difficulty=3, minutes=5)
+START = torch.tensor([[1.0, -2.0, 3.0], [0.5, 1.5, -1.0]])
+
+
+def _training(decay: float = 0.1) -> tuple[torch.nn.Linear, torch.optim.Optimizer, Callable[[], Tensor]]:
+    """A layer whose weight is START, its optimiser and its loss."""
+    layer = torch.nn.Linear(3, 2, bias=False)
+    layer.weight.data.copy_(START)
+    optimiser = torch.optim.AdamW(layer.parameters(), lr=0.1, weight_decay=decay)
+    return layer, optimiser, lambda: (layer.weight ** 2).sum()
+
+
+def _trained(marks: list[Tensor], decay: float = 0.1) -> Tensor:
+    """The weights when the gradient is multiplied with each of these in turn, and nothing is written back."""
+    layer, optimiser, loss = _training(decay)
+    for mark in marks:
+        optimiser.zero_grad()
+        loss().backward()
+        layer.weight.grad *= mark
+        optimiser.step()
+    return layer.weight.detach()
+
+
+@exercise("7.6 marked_step", difficulty=3, minutes=5)
 def _(attempt):
-    start = torch.tensor([[1.0, -2.0, 3.0], [0.5, 1.5, -1.0]])
     mark = torch.tensor([[True, False, True], [False, False, True]])
 
-    def new(decay=0.1):
-        layer = torch.nn.Linear(3, 2, bias=False)
-        layer.weight.data.copy_(start)
-        optimiser = torch.optim.AdamW(layer.parameters(), lr=0.1, weight_decay=decay)
-        return layer, optimiser, lambda: (layer.weight ** 2).sum()
-
-    def after(marks, decay=0.1):
-        """The weights when the gradient is multiplied with each of these in turn, and nothing is written back."""
-        layer, optimiser, loss = new(decay)
-        for own in marks:
-            optimiser.zero_grad()
-            loss().backward()
-            layer.weight.grad *= own
-            optimiser.step()
-        return layer.weight.detach()
-
     def tried(steps, warm=False):
-        layer, optimiser, loss = new()
+        layer, optimiser, loss = _training()
         if warm:                                            # the optimiser remembers a gradient of every number
             loss().backward()
             optimiser.step()
@@ -320,25 +265,25 @@ def _(attempt):
             require(torch.equal(found, layer.weight), "the weight of the layer itself must be changed, and returned.")
         return begin, layer.weight.detach()
 
-    moved = (once := tried(1)[1]) != start
+    moved = (once := tried(1)[1]) != START
     require(not moved[~mark].all() or moved[mark].any(), "the mark is turned round: unmarked numbers were trained.")
-    close(once[mark], after([mark])[mark], wrong={
-        "nothing is trained: the marked numbers are as before.": start[mark],
+    close(once[mark], _trained([mark])[mark], wrong={
+        "nothing is trained: the marked numbers are as before.": START[mark],
         "the marked numbers lost their weight decay: they are to be what AdamW makes of them.":
-            after([mark], decay=0.0)[mark]},
+            _trained([mark], decay=0.0)[mark]},
         message="the marked numbers are not what one step of AdamW makes of them.")
-    close(once[~mark], start[~mark], 0.0, wrong={
-        "weight decay still shrinks the frozen numbers: write them back after the step.": after([mark])[~mark],
-        "the frozen numbers were trained as well.": after([~mark])[~mark],
-        "the frozen numbers became 0.": 0 * start[~mark]},
+    close(once[~mark], START[~mark], 0.0, wrong={
+        "weight decay still shrinks the frozen numbers: write them back after the step.": _trained([mark])[~mark],
+        "the frozen numbers were trained as well.": _trained([~mark])[~mark],
+        "the frozen numbers became 0.": 0 * START[~mark]},
         message="the frozen numbers must be exactly what they were before the step.")
-    close(tried(2)[1][mark], after([mark, mark])[mark],
+    close(tried(2)[1][mark], _trained([mark, mark])[mark],
           message="after a second step the marked numbers are wrong: are the old gradients still there? zero_grad().")
     begin, warm = tried(2, warm=True)
     require(torch.equal(warm[~mark], begin[~mark]), "what the optimiser remembers moves frozen numbers: put them back.")
 
 
-@exercise("7.7 silent", reference=silent, difficulty=2, minutes=2)
+@exercise("7.7 silent", difficulty=2, minutes=2)
 def _(attempt):
     require(isinstance(attempt, (list, tuple, set, range)), "a list of positions is asked for, such as [3, 4].")
     require(all(isinstance(position, int) for position in attempt), "the positions are numbers, such as [3, 4].")

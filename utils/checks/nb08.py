@@ -5,86 +5,13 @@ from functools import lru_cache
 from itertools import product
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ..alignment import Swaps
 from ..tasks import CausalModel, addition
 from . import call, close, exercise, require, tensor_like
-
-Columns = Float[Tensor, "width rank"]
-Values = Float[Tensor, "row width"]
-
-
-# ---------------------------------------------------------------- references
-
-def equality_model(objects: int) -> CausalModel:
-    """Four objects: are the first two equal (P), are the last two equal (Q), and do these two answers agree (O)?"""
-    parents = {"P": ("A", "B"), "Q": ("C", "D"), "O": ("P", "Q")}
-    same = lambda one, other: int(one == other)
-    return CausalModel("hierarchical equality", _values(objects), parents, {"P": same, "Q": same, "O": same},
-                       formulas={"P": "A == B", "Q": "C == D", "O": "P == Q"})
-
-
-def counterfactual_answer(causal: CausalModel, base: dict[str, int], source: dict[str, int], variable: str) -> int:
-    """The output on `base` if `variable` has the value that it has on `source`."""
-    value = causal.run(source)[variable]
-    return causal.run(base, do={variable: value})[causal.output]
-
-
-def swap_inside(base: Values, source: Values, columns: Columns) -> Values:
-    """`base`, with the part inside the subspace taken from `source`."""
-    return base + (source - base) @ columns @ columns.T
-
-
-def orthonormal_columns(weights: Columns) -> Columns:
-    """Columns of length 1 at right angles to one another that span what the columns of `weights` span."""
-    return torch.linalg.qr(weights).Q
-
-
-def search(above, hidden: Float[Tensor, "input width"], swaps: Swaps, rank: int, steps: int = 600,
-           seed: int = 0) -> Columns:
-    """Orthonormal columns for which the swaps of P give their labels."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = torch.randn(hidden.shape[1], rank, generator=generator).requires_grad_()
-    optimiser = torch.optim.Adam([weights], lr=0.03)
-    for _ in range(steps):
-        rows = swaps[torch.randint(len(swaps), (256,), generator=generator)]
-        new = swap_inside(hidden[rows.base], hidden[rows.sources["P"]], orthonormal_columns(weights))
-        loss = cross_entropy(above(new), rows.labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return orthonormal_columns(weights.detach())
-
-
-def right_swaps(above, hidden: Float[Tensor, "input width"], swaps: Swaps, columns: Columns,
-                batch_size: int = 250) -> Bool[Tensor, "row"]:
-    """For each swap of P, whether the network then gives the causal model's label."""
-    right = []
-    for start in range(0, len(swaps), batch_size):
-        rows = swaps[start:start + batch_size]
-        new = swap_inside(hidden[rows.base], hidden[rows.sources["P"]], columns)
-        right.append(above(new).argmax(-1) == rows.labels)
-    return torch.cat(right)
-
-
-def draw_parts(inputs: Int[Tensor, "row input"], sizes: list[int], seed: int) -> list[Int[Tensor, "part input"]]:
-    """Random parts of these sizes; no input is in two of them, or twice in one."""
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-    return [inputs[rows] for rows in order[:sum(sizes)].split(sizes)]
-
-
-def abab_model(objects: int) -> CausalModel:
-    """Does the pattern ABAB hold: first = third (P), second = fourth (Q), and both (O)?"""
-    same, both = lambda one, other: int(one == other), lambda one, other: int(one and other)
-    return CausalModel("ABAB", _values(objects), {"P": ("A", "C"), "Q": ("B", "D"), "O": ("P", "Q")},
-                       {"P": same, "Q": same, "O": both}, formulas={"P": "A == C", "Q": "B == D", "O": "P and Q"})
-
-
-def _values(objects: int) -> dict:
-    return {**dict.fromkeys("ABCD", range(objects)), **dict.fromkeys("PQO", (0, 1))}
+from .references.nb08 import orthonormal_columns
 
 
 # ---------------------------------------------------------------- what the checks run on
@@ -93,7 +20,7 @@ def _random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _turned(width: int, rank: int, seed: int = 0) -> Columns:
+def _turned(width: int, rank: int, seed: int = 0) -> Float[Tensor, "width rank"]:
     return torch.linalg.qr(_random(width, rank, seed=seed)).Q
 
 
@@ -104,7 +31,7 @@ class _Planted(nn.Module):
         super().__init__()
         self.turn = _turned(width, width, seed=3)
 
-    def forward(self, hidden: Values) -> Float[Tensor, "row class"]:
+    def forward(self, hidden: Float[Tensor, "row width"]) -> Float[Tensor, "row class"]:
         held = hidden @ self.turn[:, :2]
         product = 3 * held[:, 0] * held[:, 1]
         return torch.stack([-product, product], 1)
@@ -136,7 +63,7 @@ def _rows_of(result, objects: int) -> tuple[Tensor, dict[str, Tensor]]:
 
 # ---------------------------------------------------------------- checks
 
-@exercise("8.1 equality_model", reference=equality_model, difficulty=1, minutes=4)
+@exercise("8.1 equality_model", difficulty=1, minutes=4)
 def _(attempt):
     inputs, values = _rows_of(call(attempt, 4), 4)
     a, b, c, d = inputs.T
@@ -155,7 +82,7 @@ def _(attempt):
             "0 to 5.")
 
 
-@exercise("8.2 counterfactual_answer", reference=counterfactual_answer, difficulty=2, minutes=3)
+@exercise("8.2 counterfactual_answer", difficulty=2, minutes=3)
 def _(attempt):
     causal = addition("(X+Y)+Z", 1, 5)
     base, source = {"X": 1, "Y": 2, "Z": 5}, {"X": 4, "Y": 5, "Z": 2}
@@ -175,7 +102,7 @@ def _one_number(result):
     return result
 
 
-@exercise("8.3 swap_inside", reference=swap_inside, difficulty=2, minutes=4)
+@exercise("8.3 swap_inside", difficulty=2, minutes=4)
 def _(attempt):
     base, source, columns = _random(6, 7), _random(6, 7, seed=1), _turned(7, 3)
     raw = call(attempt, base, source, columns.clone().requires_grad_())
@@ -196,7 +123,7 @@ def _(attempt):
             "and no_grad.")
 
 
-@exercise("8.4 orthonormal_columns", reference=orthonormal_columns, difficulty=2, minutes=3)
+@exercise("8.4 orthonormal_columns", difficulty=2, minutes=3)
 def _(attempt):
     for wide, rank in ((9, 4), (9, 1), (5, 5)):
         weights = _random(wide, rank, seed=rank) * 3 + 0.4
@@ -217,7 +144,7 @@ def _(attempt):
                 "and no_grad.")
 
 
-@exercise("8.5 search", reference=search, difficulty=4, minutes=9)
+@exercise("8.5 search", difficulty=4, minutes=9)
 def _(attempt):
     above, hidden, swaps = _planted()
     found = [tensor_like(call(attempt, above, hidden, swaps, 1, 200, seed), shape={"width": hidden.shape[1], "rank": 1})
@@ -242,7 +169,7 @@ def _(attempt):
             "with `labels` going down?")
 
 
-@exercise("8.6 right_swaps", reference=right_swaps, difficulty=2, minutes=4)
+@exercise("8.6 right_swaps", difficulty=2, minutes=4)
 def _(attempt):
     above, hidden, swaps = _planted()
     swaps, columns = swaps[:70], above.turn[:, :1] * 0.8 + above.turn[:, 1:2] * 0.6      # not quite the right one
@@ -265,7 +192,7 @@ def _(attempt):
         "Base and source are exchanged in the swap.": (says(source - inside) == swaps.labels).long()})
 
 
-@exercise("8.7 draw_parts", reference=draw_parts, difficulty=2, minutes=3)
+@exercise("8.7 draw_parts", difficulty=2, minutes=3)
 def _(attempt):
     inputs, sizes = torch.cartesian_prod(torch.arange(4), torch.arange(5)), [11, 3, 4]
     found = {}
@@ -293,7 +220,7 @@ def _(attempt):
     require(found[0] != found[1] or found[1] != found[2], "Every seed gives the same parts: shuffle with `seed`.")
 
 
-@exercise("8.8 abab_model", reference=abab_model, difficulty=1, minutes=3)
+@exercise("8.8 abab_model", difficulty=1, minutes=3)
 def _(attempt):
     inputs, values = _rows_of(call(attempt, 3), 3)
     a, b, c, d = inputs.T

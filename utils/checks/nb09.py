@@ -2,79 +2,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import combinations
-from typing import Iterable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from ..alignment import Subspace, random_subspace
 from . import call, close, exercise, require, tensor_like
 
 Numbers = Int[Tensor, "row 3"]
-TAKEN = [subset for n in range(4) for subset in map("".join, combinations("XYZ", n))]     # "", "X", ..., "XYZ"
-
-
-# ---------------------------------------------------------------- references
-
-def accuracy(logits: Float[Tensor, "input class"], inputs: Int[Tensor, "input 3"]) -> float:
-    """The share of inputs whose total the classifier names; class 0 is the total 3."""
-    return (logits.argmax(-1).cpu() + 3 == inputs.sum(-1)).float().mean().item()
-
-
-def interchange_labels(base: Numbers, source: Numbers, taken: str) -> Int[Tensor, "row"]:
-    """The class of the answer if the numbers named in `taken`, such as "XZ", come from the source, the others not."""
-    mixed = base.clone()
-    for name in taken:
-        column = "XYZ".index(name)
-        mixed[:, column] = source[:, column]
-    return mixed.sum(1) - 3
-
-
-def telling(base: Numbers, source: Numbers) -> Bool[Tensor, "row"]:
-    """Where the eight hypotheses (which numbers come from the source?) predict eight different answers."""
-    answers = torch.stack([interchange_labels(base, source, taken) for taken in TAKEN]).sort(0).values
-    return (answers.diff(dim=0) != 0).all(0)
-
-
-def place_columns(numbers: Float[Tensor, "number width"], places: tuple[int, ...],
-                  length: int) -> Float[Tensor, "wide rank"]:
-    """Orthonormal columns over `length` positions side by side; swaps inside them exchange the numbers at `places`."""
-    basis = torch.linalg.qr((numbers[1:] - numbers[0]).T).Q
-    columns = numbers.new_zeros(length, numbers.shape[1], len(places), basis.shape[1])
-    for i, place in enumerate(places):
-        columns[place, :, i] = basis
-    return columns.flatten(2).flatten(0, 1)
-
-
-def split_triples(inputs: Int[Tensor, "input 3"], share: float,
-                  seed: int) -> tuple[Int[Tensor, "rest 3"], Int[Tensor, "held_out 3"]]:
-    """(the rest, a share that is held out); three numbers in any order are on the same side."""
-    triples, which = inputs.sort(1).values.unique(dim=0, return_inverse=True)
-    order = torch.randperm(len(triples), generator=torch.Generator().manual_seed(seed))
-    held_out = torch.isin(which, order[:round(share * len(triples))])
-    return inputs[~held_out], inputs[held_out]
-
-
-def moved_and_stayed(batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> tuple[float, float]:
-    """Share of right answers (where the swap changes the label, where it keeps it), over the rows of all batches."""
-    predicted, labels, base_labels = (torch.cat(parts) for parts in zip(*batches))
-    right, changed = (predicted == labels).float(), labels != base_labels
-    return right[changed].mean().item(), right[~changed].mean().item()
-
-
-def fair_control(found: Subspace, seed: int) -> Subspace:
-    """Directions drawn at random: as many, of the same activation."""
-    return random_subspace(found.shape, found.ranks, seed)
-
-
-def share_explained(values: Float[Tensor, "input column"], groups: Int[Tensor, "input"]) -> float:
-    """The share of the variance of `values` that lies between groups; the rest lies within them."""
-    _, which, sizes = groups.unique(return_inverse=True, return_counts=True)
-    means = torch.zeros(len(sizes), values.shape[1]).index_add(0, which, values) / sizes[:, None]
-    centre = values.mean(0)
-    return ((means[which] - centre).square().sum() / (values - centre).square().sum()).item()
 
 
 # ---------------------------------------------------------------- what the checks run on
@@ -92,7 +28,7 @@ def _different(base: list[int], source: list[int]) -> int:
     return len({x + y + z for x in (base[0], source[0]) for y in (base[1], source[1]) for z in (base[2], source[2])})
 
 
-@exercise("9.1 accuracy", reference=accuracy, difficulty=1, minutes=3)
+@exercise("9.1 accuracy", difficulty=1, minutes=3)
 def _(attempt):
     inputs = _numbers(16, seed=0, high=8) + torch.tensor([0, 1, 1])                      # totals of 5 to 26
     said = inputs.sum(1) + torch.tensor([0] * 7 + [3] * 4 + [1] * 2 + [-1] * 2 + [2])
@@ -107,7 +43,7 @@ def _(attempt):
         "Nothing is right: class 0 is the total 3, class 27 is 30.": 0.0})
 
 
-@exercise("9.2 interchange_labels", reference=interchange_labels, difficulty=2, minutes=4)
+@exercise("9.2 interchange_labels", difficulty=2, minutes=4)
 def _(attempt):
     base = torch.tensor([[1, 2, 3], [10, 1, 7], [5, 5, 5], [2, 9, 4]])
     source = torch.tensor([[4, 8, 10], [2, 3, 1], [1, 9, 6], [3, 3, 8]])
@@ -128,7 +64,7 @@ def _(attempt):
                       "and only those, come from the source.")
 
 
-@exercise("9.3 telling", reference=telling, difficulty=2, minutes=5)
+@exercise("9.3 telling", difficulty=2, minutes=5)
 def _(attempt):
     asked = lambda base, source: tensor_like(call(attempt, base, source), shape={"row": len(base)}, dtype=bool)
     fives = torch.full((1, 3), 5)
@@ -148,7 +84,7 @@ def _(attempt):
                 f"{'' if right[row] else 'not '}all different. Equal ones are easy to see once the answers are sorted.")
 
 
-@exercise("9.4 place_columns", reference=place_columns, difficulty=3, minutes=7)
+@exercise("9.4 place_columns", difficulty=3, minutes=7)
 def _(attempt):
     width, length, places = 16, 5, (1, 4)
     numbers, elsewhere = _random(10, width), _random(length, width, seed=1)
@@ -179,7 +115,7 @@ def _(attempt):
           "columns of each place span all differences between the ten vectors?")
 
 
-@exercise("9.5 split_triples", reference=split_triples, difficulty=2, minutes=4)
+@exercise("9.5 split_triples", difficulty=2, minutes=4)
 def _(attempt):
     inputs = torch.cartesian_prod(*[torch.arange(1, 6)] * 3)
 
@@ -210,7 +146,7 @@ def _(attempt):
             "Every seed gives the same split: draw at random, with `seed`.")
 
 
-@exercise("9.6 moved_and_stayed", reference=moved_and_stayed, difficulty=2, minutes=4)
+@exercise("9.6 moved_and_stayed", difficulty=2, minutes=4)
 def _(attempt):
     rows = lambda *values: torch.tensor(values)
     # (predicted, label, base label): 4 of 5 right where the label changes, 1 of 4 where it stays
@@ -236,7 +172,7 @@ def _found() -> Subspace:
     return random_subspace((3, 10), {"P": 4}, seed=123_456)
 
 
-@exercise("9.7 fair_control", reference=fair_control, difficulty=2, minutes=3)
+@exercise("9.7 fair_control", difficulty=2, minutes=3)
 def _(attempt):
     found = _found()
 
@@ -262,7 +198,7 @@ def _(attempt):
             "Some numbers of the activation are never swapped: draw directions of the whole activation.")
 
 
-@exercise("9.8 share_explained", reference=share_explained, difficulty=3, minutes=5)
+@exercise("9.8 share_explained", difficulty=3, minutes=5)
 def _(attempt):
     result = lambda values, groups: float(tensor_like(call(attempt, values, groups), shape=(), dtype=None))
     values = torch.tensor([[1.0, 10], [3, 10], [5, 10], [9, 10], [11, 10], [1, 16]])

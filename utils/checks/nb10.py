@@ -5,62 +5,11 @@ import numbers
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor
 
-from ..tasks import Inputs
 from . import call, close, exercise, require, tensor_like
-
-Table = Bool[Tensor, "base source"]
-
-
-# ---------------------------------------------------------------- references
-
-def iia_graph(predicted: Int[Tensor, "base source"], inputs: Inputs) -> Table:
-    """Where a swap of P between two inputs gives the label of (X+Y)+Z."""
-    x, y, z = inputs.T
-    return predicted == z[:, None] + (x + y)[None, :] - 3
-
-
-def joined(success: Table) -> Bool[Tensor, "input input"]:
-    """Pairs of different inputs that swap both ways."""
-    return (success & success.T) & ~torch.eye(len(success), dtype=torch.bool, device=success.device)
-
-
-def free_swaps(labels: Int[Tensor, "base source"], own: Int[Tensor, "input"]) -> Table:
-    """Swaps after which the base's own label or the source's own is right."""
-    return (labels == own[:, None]) | (labels == own[None, :])
-
-
-def peel(joined: Bool[Tensor, "input input"]) -> list[int]:
-    """A clique: take the input with the fewest partners away until all that are left are partners."""
-    left = torch.arange(len(joined))
-    while True:
-        partners = joined[left][:, left].sum(1)
-        if partners.min() >= len(left) - 1:
-            return left.tolist()
-        left = left[torch.arange(len(left)) != partners.argmin()]
-
-
-def held_out_score(grow, columns: Int[np.ndarray, "input feature"], inside: Bool[np.ndarray, "input"],
-                   seed: int) -> float:
-    """Balanced accuracy on a random 30 % of the inputs, which `grow(columns, inside)` did not see."""
-    order = np.random.default_rng(seed).permutation(len(inside))
-    test, train = np.split(order, [round(0.3 * len(order))])
-    right = grow(columns[train], inside[train]).predict(columns[test]) == inside[test]
-    return (right[inside[test]].mean() + right[~inside[test]].mean()) / 2
-
-
-def cover(success: dict[str, Table], parts: dict[str, list[int]]) -> tuple[float, float]:
-    """(coverage, faithfulness); an input named by several parts belongs to the first of them."""
-    taken, right, pairs = set(), 0, 0
-    for name, part in parts.items():
-        own = [i for i in dict.fromkeys(part) if i not in taken]
-        taken |= set(own)
-        block = success[name][own][:, own]
-        right += int(block.sum() - block.diagonal().sum())
-        pairs += len(own) * (len(own) - 1)
-    return len(taken) / len(next(iter(success.values()))), right / pairs
+from .references.nb10 import free_swaps, joined, peel
 
 
 # ---------------------------------------------------------------- 10.1 to 10.3: tables
@@ -69,7 +18,7 @@ def _random(low: int, high: int, *shape: int, seed: int = 0) -> Tensor:
     return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed))
 
 
-@exercise("10.1 iia_graph", reference=iia_graph, difficulty=2, minutes=4)
+@exercise("10.1 iia_graph", difficulty=2, minutes=4)
 def _(attempt):
     inputs = _random(1, 11, 9, 3)
     rows = inputs.tolist()
@@ -93,7 +42,7 @@ def _(attempt):
         "True and False are the wrong way round.": predicted != right})
 
 
-@exercise("10.2 joined", reference=joined, difficulty=1, minutes=3)
+@exercise("10.2 joined", difficulty=1, minutes=3)
 def _(attempt):
     for seed in range(3):
         success = _random(0, 2, 6, 6, seed=seed).bool()
@@ -111,7 +60,7 @@ def _(attempt):
             "These are the pairs that do not swap both ways.": ~right})
 
 
-@exercise("10.3 free_swaps", reference=free_swaps, difficulty=2, minutes=4)
+@exercise("10.3 free_swaps", difficulty=2, minutes=4)
 def _(attempt):
     labels, own = _random(0, 4, 7, 7), _random(0, 4, 7, seed=1)
     result = tensor_like(call(attempt, labels, own), shape={"base": 7, "source": 7}, dtype=bool)
@@ -159,7 +108,7 @@ def _inputs(result, n: int) -> list[int]:
     return found
 
 
-@exercise("10.4 peel", reference=peel, difficulty=3, minutes=6)
+@exercise("10.4 peel", difficulty=3, minutes=6)
 def _(attempt):
     for graph in _graphs():
         found = _inputs(call(attempt, graph), len(graph))
@@ -213,7 +162,7 @@ def _test_set(tree: _Tree, n: int) -> np.ndarray:
     return np.array(asked)
 
 
-@exercise("10.5 held_out_score", reference=held_out_score, difficulty=3, minutes=6)
+@exercise("10.5 held_out_score", difficulty=3, minutes=6)
 def _(attempt):
     n, tests = 200, []
     inside = np.random.default_rng(1).permutation(n) < 50
@@ -239,7 +188,7 @@ def _(attempt):
 
 # ---------------------------------------------------------------- 10.6: coverage and faithfulness
 
-@exercise("10.6 cover", reference=cover, difficulty=3, minutes=6)
+@exercise("10.6 cover", difficulty=3, minutes=6)
 def _(attempt):
     n, parts = 12, {"a": [0, 1, 2, 3, 4], "b": [3, 4, 5, 6, 7, 8], "c": [10]}
     success = {name: _random(0, 3, n, n, seed=seed) > 0 for seed, name in enumerate(parts)}

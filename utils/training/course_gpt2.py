@@ -24,7 +24,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from .. import tasks
 from ..tasks import templates as T
-from . import card, corpus, loop, measure, report
+from . import corpus, course_card, course_measure, loop, report
 
 VOCAB, CONTEXT, LAYERS, WIDTH, HEADS = 2560, 128, 8, 160, 5
 BATCH, LEARNING_RATE, WARM_UP = 16, 2e-3, 200
@@ -173,8 +173,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=SHIPPED)
     options = parser.parse_args()
     train(options.out, options.seed, options.steps)
-    numbers = card.write(options.out, {"seed": options.seed, "steps": options.steps})
-    print(report.missed(numbers, measure.THRESHOLDS))
+    numbers = course_card.write(options.out, {"seed": options.seed, "steps": options.steps})
+    print(report.missed(numbers, course_measure.THRESHOLDS))
 
 
 if __name__ == "__main__":

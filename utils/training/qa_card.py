@@ -147,7 +147,6 @@ def together_table(left: Callable[[str], str], layers: int) -> str:
 def text(numbers: dict[str, float], how: dict[str, object], shape: tuple[int, int, int]) -> str:
     """The model card. shape: layers, heads, width."""
     layers, heads, width = shape
-    left = lambda name: f"{numbers['masked_records_exact'] - numbers[f'exact_without_{name}']:.2f}"
     return f"""# qa-bert
 
 A BERT for question answering (`BertForQuestionAnswering`) with {layers} layers, {heads} heads and width {width}, float16, lower-case WordPiece, trained
@@ -176,7 +175,18 @@ context and does not end before it starts.
 
 ## What groups of MLP neurons are worth
 
-The {4 * width} neurons of each layer in {GROUPS} groups of neighbours; one group is set to its mean over the data, on {MASKED} held-out records. Fall of the
+{_worth_of_groups(numbers, layers, width)}
+
+All numbers: `measured.json`. They are computed again by the tests.
+"""
+
+
+def _worth_of_groups(numbers: dict[str, float], layers: int, width: int) -> str:
+    """What the exact matches and the log-probability lose without groups of neurons, and without all of a layer."""
+    def left(name: str) -> str:
+        return f"{numbers['masked_records_exact'] - numbers[f'exact_without_{name}']:.2f}"
+
+    return f"""The {4 * width} neurons of each layer in {GROUPS} groups of neighbours; one group is set to its mean over the data, on {MASKED} held-out records. Fall of the
 log-probability of the right span (nats, ± standard error); the whole model has {numbers['masked_records_log_prob']:.2f}.
 
 {group_table(numbers, layers)}
@@ -187,7 +197,4 @@ other up, and leaving out one at a time does not show what they are worth. Exact
 {together_table(left, layers)}
 
 Without the MLP neurons of every layer it is {left('all')}. The largest of the falls in the first table is {numbers['groups_top_share']:.0%} of their sum, the largest
-three {numbers['groups_top3_share']:.0%}; with falls as small as their errors, this says little about how concentrated the work is.
-
-All numbers: `measured.json`. They are computed again by the tests.
-"""
+three {numbers['groups_top3_share']:.0%}; with falls as small as their errors, this says little about how concentrated the work is."""

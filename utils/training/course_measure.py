@@ -1,6 +1,6 @@
 """What the shipped language model can do, measured on held-out data: the numbers of its model card and of its tests.
 
-Each function returns a flat dictionary of numbers. `everything` joins them; `python -m utils.training.measure FOLDER`
+Each function returns a flat dictionary of numbers. `everything` joins them; `python -m utils.training.course_measure FOLDER`
 prints them. Nothing here is used by the lessons, which compute their own.
 """
 from __future__ import annotations

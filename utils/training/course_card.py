@@ -1,6 +1,6 @@
 """The model card of the shipped language model: `measured.json` and `README.md` beside the weights.
 
-`python -m utils.training.card FOLDER OTHER ...` puts the numbers of other training runs (with other seeds) beside those of
+`python -m utils.training.course_card FOLDER OTHER ...` puts the numbers of other training runs (with other seeds) beside those of
 the model in FOLDER; each folder holds the `measured.json` that the recipe wrote.
 """
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from . import measure, report
+from . import course_measure, report
 
 LABELS = {
     "ioi_held_out_pairs_accuracy": "IOI, held-out name pairs: logit(IO) > logit(S)",
@@ -42,14 +42,13 @@ LABELS = {
 
 def write(folder: Path, how: dict[str, object]) -> dict[str, float | str]:
     """Measure the model in `folder` and write `measured.json` and `README.md` there. `how`: seed, steps and the like."""
-    numbers = measure.everything(measure.load_model(str(folder)))
+    numbers = course_measure.everything(course_measure.load_model(str(folder)))
     report.write(folder, how, numbers, text(numbers, how, report.read_seeds(folder)))
     return numbers
 
 
 def text(numbers: dict[str, float | str], how: dict[str, object], seeds: dict[str, dict[str, float]] = {}) -> str:
-    exists = numbers["s_inhibition_low"] >= 0.05 and numbers["s_inhibition_attention_to_s2"] >= 0.3
-    interval = "{s_inhibition_effect:.3f} [{s_inhibition_low:.3f}, {s_inhibition_high:.3f}]".format(**numbers)
+    """The model card. how: the settings of the run; seeds: the numbers of runs with other seeds."""
     return f"""# course-gpt2
 
 A GPT-2 with 8 layers, 5 heads and width 160 (2.9 million parameters, float16), trained from scratch on generated text for the
@@ -70,7 +69,7 @@ true; `invented_landmarks` and `invented_people` are made up, so that subjects s
 
 ## Measured on held-out data
 
-{report.table(LABELS, numbers, measure.THRESHOLDS)}
+{report.table(LABELS, numbers, course_measure.THRESHOLDS)}
 
 Indirect effects are differences of probability, averaged over {numbers['rome_real_facts']:.0f} facts; the last subject token of
 subjects that share words has the 95 % interval [{numbers['rome_shared_last_subject_low']:.2f}, {numbers['rome_shared_last_subject_high']:.2f}].
@@ -78,7 +77,17 @@ Three heads at END together recover {numbers['map_top3_heads']:.2f} of the effec
 
 ## Reported without a threshold
 
-- Three names, two of which give: the third is preferred to both others in {numbers['three_names_accuracy']:.1%} of prompts (mean margin
+{_without_threshold(numbers)}
+{report.seed_table(seeds, LABELS, course_measure.THRESHOLDS)}
+All numbers, layer by layer: `measured.json`. They are computed again by the tests.
+"""
+
+
+def _without_threshold(numbers: dict[str, float | str]) -> str:
+    """A list of what was measured and is not required."""
+    exists = numbers["s_inhibition_low"] >= 0.05 and numbers["s_inhibition_attention_to_s2"] >= 0.3
+    interval = "{s_inhibition_effect:.3f} [{s_inhibition_low:.3f}, {s_inhibition_high:.3f}]".format(**numbers)
+    return f"""- Three names, two of which give: the third is preferred to both others in {numbers['three_names_accuracy']:.1%} of prompts (mean margin
   {numbers['three_names_margin']:.1f} logits).
 - S-inhibition, tested by path patching into the queries of the name movers ({numbers['movers']}: they look from END to IO and
   carry effect straight to the logits): the strongest candidate is {numbers['s_inhibition_head']}, effect {interval} of the total, attention from END to
@@ -89,11 +98,8 @@ Three heads at END together recover {numbers['map_top3_heads']:.2f} of the effec
   later layers go on without it. Taking out both halves of that layer removes the answer for
   {numbers['early_lost_layer_left_out']:.1%}. Subtracting the update from the final state only, with everything later left as it was,
   removes it for {numbers['early_lost_subtracted']:.1%}: later layers have strengthened the answer by then.
-- Induction head {numbers['induction_head']}, previous-token head {numbers['previous_token_head']}.
-{report.seed_table(seeds, LABELS, measure.THRESHOLDS)}
-All numbers, layer by layer: `measured.json`. They are computed again by the tests.
-"""
+- Induction head {numbers['induction_head']}, previous-token head {numbers['previous_token_head']}."""
 
 
 if __name__ == "__main__":
-    report.collect_seeds(Path(sys.argv[1]), [Path(other) for other in sys.argv[2:]], measure.THRESHOLDS, text)
+    report.collect_seeds(Path(sys.argv[1]), [Path(other) for other in sys.argv[2:]], course_measure.THRESHOLDS, text)
