@@ -5,13 +5,13 @@ import torch
 from small_models import HEADS, LANGUAGE_MODELS, LAYERS, PATHS, WIDTH, bridge, naive, plain, random_prompts
 
 from utils.engine import Do, Each, Site, at_end, read, run, sweep
-from utils.engine.sites import KINDS
+from utils.engine.sites import ACTIVATIONS
 from utils.errors import CourseError
 from utils.metrics import LogitDifference
 from utils.models import shape_of
 
 OUTCOME = LogitDifference(torch.tensor([3, 50, 7]), torch.tensor([9, 4, 60]))
-ALL = list(KINDS)
+ALL = list(ACTIVATIONS)
 # what each plain model offers; a bridge offers everything but resid_mid where attention and MLP run side by side
 PLAIN = {name: [k for k in ALL if k not in ("q", "k", "v")] for name in PATHS}
 for name in ("gpt_neox", "bert", "bert_classifier", "bert_answerer"):

@@ -9,7 +9,7 @@ from small_models import HEADS, LAYERS, VOCAB, WIDTH, bridge, hooks_on, plain, r
 from utils.engine import Do, Each, Site, at_end, hook_path, interventions, passes, read, run, sweep, sweeps
 from utils.engine.anatomy import anatomy_of, take_apart
 from utils.engine.passes import count_arithmetic
-from utils.engine.sites import KINDS
+from utils.engine.sites import ACTIVATIONS
 from utils.metrics import LogitDifference, LogProbability, OfPart, Probability, ReciprocalRank
 from utils.models import Prompts
 
@@ -18,9 +18,8 @@ MODELS = [(plain, name) for name in CAUSAL] + [(bridge, name) for name in ("gpt2
 LENGTHS = {0: (7, 4, 6, 7), 1: (7, 7, 7, 7)}  # of the prompts, for even and odd seeds
 
 
-def kinds_of(load, name):
-    """q, k and v inside a fused projection have no module to hook in a plain model: tests/engine/test_interventions.py has them."""
-    return [k for k in KINDS if not (name == "gpt_neox" and k == "resid_mid") and not (load is plain and k in ("q", "k", "v"))]
+def kinds_of(name):
+    return [kind for kind in ACTIVATIONS if not (name == "gpt_neox" and kind == "resid_mid")]
 
 
 def random_do(kinds, widths, lengths, rng, generator):
@@ -47,7 +46,7 @@ def problem(load, name, seed):
     """Model, prompts, random rows of interventions and random ones that always act."""
     rng, generator, lengths = random.Random(seed), torch.Generator().manual_seed(seed), LENGTHS[seed % 2]
     model, prompts = load(name), random_prompts(lengths)
-    sites = {kind: Site(kind, None if kind == "embed" else 0) for kind in kinds_of(load, name)}
+    sites = {kind: Site(kind, None if kind == "embed" else 0) for kind in kinds_of(name)}
     widths = {kind: read(model, prompts, [site])[1][site].shape[-1] for kind, site in sites.items()}
     draw = lambda: random_do(list(sites), widths, lengths, rng, generator)
     rows = [[draw() for _ in range(rng.randrange(1, 4))] for _ in range(12)] + [[]]
@@ -76,7 +75,7 @@ def test_random_interventions_give_what_hooks_give(load, name, seed):
 @pytest.mark.parametrize("load, name", MODELS)
 def test_random_reads_give_what_hooks_give(load, name, seed):
     model, prompts, rows, always = problem(load, name, seed)
-    sites = [Site(k, None if k == "embed" else layer) for k in kinds_of(load, name) for layer in range(LAYERS)]
+    sites = [Site(k, None if k == "embed" else layer) for k in kinds_of(name) for layer in range(LAYERS)]
     anatomy = anatomy_of(model, prompts, interventions._equal)
     for row in rows[:4]:
         logits, found = passes.read(anatomy, prompts, sites, [*always, *row], False)

@@ -15,7 +15,7 @@ from ..errors import CourseError
 from ..models import is_bridge, shape_of
 from .families import Family, block_of, family_of, is_parallel, module_at, plain_of, require_family, setting
 
-KINDS = {
+ACTIVATIONS = {
     "embed": "token embedding, before positions are added",
     "resid_pre": "residual stream entering a block",
     "resid_mid": "residual stream between attention and MLP",
@@ -57,8 +57,8 @@ class Site:
     units: tuple[int, ...] | None = None
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise CourseError(f"no activation is called {self.kind!r}; choose one of: {', '.join(KINDS)}")
+        if self.kind not in ACTIVATIONS:
+            raise CourseError(f"no activation is called {self.kind!r}; choose one of: {', '.join(ACTIVATIONS)}")
         if (self.layer is None) != (self.kind == "embed"):
             raise CourseError(f"{self.kind!r} " + ("belongs to no layer" if self.kind == "embed" else "needs a layer"))
         if self.head is not None and self.kind not in HEAD_KINDS:
@@ -134,7 +134,7 @@ def _bridge_hook(model, site: Site) -> torch.nn.Module:
     name = name if site.layer is None else f"blocks.{site.layer}.{name}"
     hooks = model.hook_dict
     if name not in hooks:
-        raise CourseError(f"this model has no {site.kind!r} ({KINDS[site.kind]}) at layer {site.layer}")
+        raise CourseError(f"this model has no {site.kind!r} ({ACTIVATIONS[site.kind]}) at layer {site.layer}")
     return hooks[name]
 
 

@@ -36,8 +36,8 @@ _KNOWN: WeakKeyDictionary = WeakKeyDictionary()  # model: (version of its weight
 
 
 def version_of(model) -> int:
-    """A number that changes when weights are written to in place."""
-    return sum(p._version for p in model.parameters())
+    """A number that changes when weights are written to in place, or exchanged for others."""
+    return hash(tuple((id(p), p._version) for p in model.parameters()))
 
 
 def close(one: torch.Tensor, other: torch.Tensor, share: float = CLOSE) -> bool:
