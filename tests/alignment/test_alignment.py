@@ -4,7 +4,8 @@ import os
 import pytest
 import torch
 from sentences import sentence
-from small_models import LAYERS, WIDTH, naive, plain, random_prompts
+from reference import naive
+from small_models import LAYERS, WIDTH, plain, random_prompts
 
 from utils.alignment import (Subspace, Swaps, fit, freeze_layer, iia, load_subspace, locate, mlp, orthonormal, predict,
                              predict_pairs, random_subspace, together)

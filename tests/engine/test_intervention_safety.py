@@ -3,7 +3,8 @@ import copy
 
 import pytest
 import torch
-from small_models import CONTEXT, PATHS, WIDTH, bridge, hooks_on, plain, random_prompts
+from reference import PATHS
+from small_models import CONTEXT, WIDTH, bridge, hooks_on, plain, random_prompts
 
 from utils.engine import Do, Each, Site, at_end, read, run, sweep
 from utils.errors import CourseError

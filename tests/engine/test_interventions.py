@@ -1,8 +1,9 @@
-"""The engine against one forward pass per cell with hand-written hooks (tests/small_models.py)."""
+"""The engine against one forward pass per cell with hand-written hooks (tests/reference.py)."""
 import numpy as np
 import pytest
 import torch
-from small_models import HEADS, LANGUAGE_MODELS, LAYERS, PATHS, WIDTH, bridge, naive, plain, random_prompts
+from reference import naive
+from small_models import HEADS, LANGUAGE_MODELS, LAYERS, WIDTH, bridge, plain, random_prompts
 
 from utils.engine import Do, Each, Site, at_end, read, run, sweep
 from utils.engine.sites import ACTIVATIONS
@@ -13,11 +14,13 @@ from utils.models import shape_of
 OUTCOME = LogitDifference(torch.tensor([3, 50, 7]), torch.tensor([9, 4, 60]))
 ALL = list(ACTIVATIONS)
 # what each plain model offers; a bridge offers everything but resid_mid where attention and MLP run side by side
-PLAIN = {name: [k for k in ALL if k not in ("q", "k", "v")] for name in PATHS}
+NAMES = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "gpt_neox", "gpt_neox_sequential", "bert", "bert_classifier",
+         "bert_answerer", "gpt2_classifier")  # the others: tests/families
+PLAIN = {name: [k for k in ALL if k not in ("q", "k", "v")] for name in NAMES}
 for name in ("gpt_neox", "bert", "bert_classifier", "bert_answerer"):
     PLAIN[name].remove("resid_mid")
 BRIDGED = {name: [k for k in ALL if (name, k) != ("gpt_neox", "resid_mid")] for name in LANGUAGE_MODELS}
-CASES = [(False, name, kind) for name in PATHS for kind in PLAIN[name]] + \
+CASES = [(False, name, kind) for name in NAMES for kind in PLAIN[name]] + \
         [(True, name, kind) for name in LANGUAGE_MODELS for kind in BRIDGED[name]]
 
 

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from sentences import sentence
-from small_models import LANGUAGE_MODELS, LAYERS, PATHS, hooks_on, plain
+from reference import PATHS
+from small_models import LANGUAGE_MODELS, LAYERS, hooks_on, plain
 from words import Words
 
 from utils.engine import ConfiguredModel, Do, LayerConfig, Site, read, run

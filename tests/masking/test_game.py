@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 from sentences import sentence
-from small_models import HEADS, LAYERS, WIDTH, bridge, hooks_on, naive, plain, random_prompts
+from reference import naive
+from small_models import HEADS, LAYERS, WIDTH, bridge, hooks_on, plain, random_prompts
 
 from utils.engine import Each, at_end
 from utils import engine

@@ -1,7 +1,8 @@
 """Early decoding against the model's own logits, teacher forcing by hand and sums written out from plain weights."""
 import pytest
 import torch
-from small_models import HEADS, LAYERS, SHIPPED, WIDTH, bridge, naive, plain, random_prompts, save_gpt2
+from reference import naive
+from small_models import HEADS, LAYERS, SHIPPED, WIDTH, bridge, plain, random_prompts, save_gpt2
 
 from utils import decoding
 from utils.engine import at_end

@@ -3,7 +3,8 @@ import copy
 
 import pytest
 import torch
-from small_models import HEADS, LAYERS, VOCAB, WIDTH, bridge, hooks_on, naive, plain, random_prompts
+from reference import naive
+from small_models import HEADS, LAYERS, VOCAB, WIDTH, bridge, hooks_on, plain, random_prompts
 from test_composition import some_weights
 
 from utils import induction

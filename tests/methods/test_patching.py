@@ -1,7 +1,8 @@
 """Patching maps against one hand-hooked forward pass per cell; path patching against a run written out head by head."""
 import pytest
 import torch
-from small_models import HEADS, LAYERS, WIDTH, bridge, naive, plain, random_prompts
+from reference import naive
+from small_models import HEADS, LAYERS, WIDTH, bridge, plain, random_prompts
 
 from utils import patching
 from utils.engine import Each

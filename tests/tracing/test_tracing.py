@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.make_tracer_numbers import CASES, PACKAGES, SHIPPED, STORED, random_gpt2
-from small_models import LANGUAGE_MODELS, LAYERS, WIDTH, bridge, naive, plain
+from reference import naive
+from small_models import LANGUAGE_MODELS, LAYERS, WIDTH, bridge, plain
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from words import Words
 
