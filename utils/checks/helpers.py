@@ -210,9 +210,9 @@ def _hooks(model: torch.nn.Module) -> set[tuple[int, int]]:
 
 
 def _remove_new_hooks(model: torch.nn.Module, before: set[tuple[int, int]]) -> int:
-    """Take off the hooks added since `before` and count them; transformers installs some of its own for good."""
-    new = [(table, key) for table in _hook_tables(model) for key in table if (id(table), key) not in before
-           and not (getattr(table[key], "__module__", None) or "").startswith("transformers.")]
+    """Take off the hooks added since `before`, but for those of a library itself, and count them."""
+    new = [(table, key) for table in _hook_tables(model) for key in table
+           if (id(table), key) not in before and not is_of_a_library(table[key])]
     for table, key in new:
         del table[key]
     return len(new)

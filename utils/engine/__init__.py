@@ -2,6 +2,7 @@
 
 May import: errors, metrics, models.
 """
+from .anatomy import is_of_a_library
 from .families import FAMILIES, Family, require_family
 from .heads import for_each_query_head
 from .hook_path import judged_logits
@@ -9,7 +10,7 @@ from .interventions import at_end, read, run, sweep
 from .layer_config import ConfiguredModel, LayerConfig
 from .places import Places, part_of, places
 from .readout import Readout, head_results, held
-from .sites import HEAD_KINDS, Each, Site, heads_at, validate
+from .sites import HEAD_KINDS, Each, Site, heads_at, validate, width_of
 from .sweeps import prompts_at_once
 from .trained_writes import Frozen, freeze
 from .trust import close, facts_of, is_causal, require_sum, token_embeddings, trusted_readout

@@ -126,12 +126,15 @@ def _block(model, family: Family, layer: int) -> Block:
         scaling=getattr(attention, "scaling", size ** -0.5))
 
 
+def _embedding(model, family: Family) -> Callable[[Tensor], Tensor]:
+    return _one_after_the_other([inner(module_at(plain_of(model), family.embed))], setting(model, family.embed_scale, 1.0))
+
+
 def _placed(model, family: Family) -> Callable[[Tensor, Tensor], Tensor]:
-    factor = setting(model, family.embed_scale, 1.0)
-    if family.positions:
-        places = inner(module_at(plain_of(model), family.positions))
-        return lambda x, positions: x + places(positions)
-    return (lambda x, positions: x * factor) if factor != 1 else (lambda x, positions: x)
+    if family.positions is None:
+        return lambda x, positions: x
+    places = inner(module_at(plain_of(model), family.positions))
+    return lambda x, positions: x + places(positions)
 
 
 def _rotated(model, family: Family) -> Callable | None:
@@ -150,7 +153,7 @@ def take_apart(model) -> Anatomy | None:
     config = plain.config
     heads, layers = config.num_attention_heads, range(config.num_hidden_layers)
     return Anatomy(
-        model, [_block(model, family, layer) for layer in layers], embed=inner(module_at(plain, family.embed)),
+        model, [_block(model, family, layer) for layer in layers], embed=_embedding(model, family),
         place=_placed(model, family), angles=_rotated(model, family), readout=readout, heads=heads,
         key_heads=getattr(config, "num_key_value_heads", None) or heads, classifies=hasattr(plain, "score"),
         up_matrices=len(family.up))
@@ -163,11 +166,16 @@ _COMPARED: WeakKeyDictionary = WeakKeyDictionary()
 OWN_HOOKS = ("transformer_lens.model_bridge.", "transformers.")  # these watch a library's own passes and change nothing
 
 
+def is_of_a_library(hook: Callable) -> bool:
+    """True for a hook with which a library watches its own passes; some are hung up at a model's first pass, for good."""
+    return (getattr(hook, "__module__", None) or "").startswith(OWN_HOOKS)
+
+
 def hooked_by_others(model) -> bool:
     """True if somebody hooked a module: a pass through the pieces would not call these hooks."""
     hooks = (hook for m in model.modules() if m._forward_hooks or m._forward_pre_hooks
              for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
-    return any(not (getattr(hook, "__module__", None) or "").startswith(OWN_HOOKS) for hook in hooks)
+    return not all(map(is_of_a_library, hooks))
 
 
 def _readable(anatomy: Anatomy, prompts: Prompts) -> bool:

@@ -12,8 +12,8 @@ from typing import Iterable
 import torch
 
 from ..errors import CourseError
-from ..models import is_bridge, shape_of
-from .families import Family, block_of, family_of, is_parallel, module_at, plain_of, require_family, setting
+from ..models import inner, is_bridge, shape_of
+from .families import Family, block_of, family_of, is_parallel, matrix_of, module_at, plain_of, require_family, setting
 
 ACTIVATIONS = {
     "embed": "token embedding, before positions are added",
@@ -141,7 +141,7 @@ def _bridge_hook(model, site: Site) -> torch.nn.Module:
 def _by_record(model, family: Family, site: Site) -> Address:
     """The place that the family's record gives for a site."""
     if site.kind == "embed":
-        return Address(module_at(plain_of(model), family.embed), False)
+        return Address(module_at(plain_of(model), family.embed), False, setting(model, family.embed_scale, 1.0))
     block = block_of(model, family, site.layer)
     if site.kind in ("resid_pre", "resid_post"):
         return Address(block, site.kind == "resid_pre")
@@ -177,6 +177,19 @@ def heads_at(model, kind: str) -> int:
         shared = getattr(config, "n_key_value_heads", None) or getattr(config, "num_key_value_heads", None)
         return shared or shape_of(model)[1]
     return shape_of(model)[1]
+
+
+def width_of(model, kind: str) -> int:
+    """Length of the last axis of an activation that is not divided into heads. Raises CourseError as `address` does."""
+    family = family_of(model)
+    if family is None:
+        config = model.cfg if is_bridge(model) else model.config
+        return getattr(config, "d_mlp" if kind == "mlp_post" else "d_model", None) or config.hidden_size
+    address(model, Site(kind, None if kind == "embed" else 0))  # refuses what this family does not have
+    if kind == "embed":
+        return inner(module_at(plain_of(model), family.embed)).weight.shape[1]
+    inputs, outputs = matrix_of(module_at(block_of(model, family, 0), family.down or family.out)).shape
+    return inputs if kind == "mlp_post" else outputs
 
 
 def _as_tuple(position) -> tuple[int, ...]:

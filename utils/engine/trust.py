@@ -14,7 +14,7 @@ from jaxtyping import Float
 from ..errors import CourseError
 from ..models import Prompts, inner, shape_of
 from . import hook_path
-from .families import family_of, plain_of
+from .families import family_of, plain_of, setting
 from .readout import Readout, readout_of
 from .sites import Site
 
@@ -100,9 +100,9 @@ def token_embeddings(model) -> Float[torch.Tensor, "token width"]:
 
     Raises CourseError if a pass through the model has other values there.
     """
-    module = inner(plain_of(model).get_input_embeddings())
+    module, family = inner(plain_of(model).get_input_embeddings()), family_of(model)
     device, size = next(model.parameters()).device, module.weight.shape[0]
-    vectors = module(torch.arange(size, device=device)[None])[0]
+    vectors = module(torch.arange(size, device=device)[None])[0] * setting(model, family and family.embed_scale, 1.0)
     prompts, site = _two_prompts(model), Site("embed")
     there = hook_path.read(model, prompts, [site], [], False)[1][site]
     if there.shape[-1] != vectors.shape[-1] or not close(vectors[prompts.tokens], there):

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 
-from ..engine import HEAD_KINDS, Site, heads_at, read, validate
+from ..engine import HEAD_KINDS, Site, heads_at, read, validate, width_of
 from ..errors import CourseError
-from ..models import Prompts, is_bridge, shape_of
+from ..models import Prompts, shape_of
 
 SAMPLES = 1000  # positions by which units are compared when they are clustered
 Unit = tuple[int | None, int]  # (layer, neuron, head or column); the embedding belongs to no layer: (None, column)
@@ -41,10 +41,7 @@ def units_of(model, kind: str, layers: int | Iterable[int] | None = None) -> lis
 def _units_in_a_layer(model, kind: str) -> int:
     if kind in HEAD_KINDS:
         return heads_at(model, kind)
-    config = model.cfg if is_bridge(model) else model.config
-    names = ("d_mlp", "intermediate_size", "n_inner") if kind == "mlp_post" else ("d_model", "hidden_size")
-    found = next((getattr(config, name) for name in names if getattr(config, name, None)), None)
-    return found or 4 * config.hidden_size  # GPT-2 says None where the MLP is four times as wide as the stream
+    return width_of(model, kind)
 
 
 @dataclass(frozen=True)
