@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .engine import Do, Each, Site, at_end, heads_at, is_causal, pick, prompts_at_once, read, sweep, validate
 from .errors import CourseError
-from .metrics import Interval, OfPart, Outcome, recovery, recovery_interval
+from .metrics import Interval, OfPart, Outcome, recovery, recovery_interval, require_outcome_for
 from .models import Prompts, differing_positions, shape_of
 
 DIRECTIONS = ("denoise", "noise")
@@ -79,6 +79,7 @@ def position_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *,
     themselves or pairwise.
     """
     base, source = _base_and_source(clean, corrupted, direction)
+    require_outcome_for(outcome, len(clean))
     if not clean.equal_length:
         raise CourseError("a map over positions needs prompts of one length; use one template, or a map over heads")
     layers, width = shape_of(model)[0], clean.tokens.shape[1]
@@ -145,6 +146,11 @@ def _ends(model, clean: Prompts, corrupted: Prompts, freeze_mlps: bool) -> _Ends
     return _Ends([Do(site, kept[site]) for site in frozen], read(model, corrupted, heads)[1])
 
 
+def _require_receivers(receivers: Sequence[Receiver]) -> None:
+    if not receivers:
+        raise CourseError("the path has no receiver: name at least one, such as Receiver() for the logits")
+
+
 def path_patch(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, sender: tuple[int, int],
                receivers: Sequence[Receiver] = (Receiver(),), *, freeze_mlps: bool = False,
                positions: int | Each | None = None, ends: _Ends | None = None) -> Float[torch.Tensor, "prompt"]:
@@ -155,6 +161,8 @@ def path_patch(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, send
     just that. `positions` limits the sender (None: all); `ends` saves `path_map` reading the same for every sender.
     Wang et al. 2022, appendix B.
     """
+    require_outcome_for(outcome, len(clean))
+    _require_receivers(receivers)
     ends, layers = ends or _ends(model, clean, corrupted, freeze_mlps), shape_of(model)[0]
     site, everyone = Site("z", sender[0], positions, sender[1]), torch.arange(len(clean), device=clean.tokens.device)
     validate(model, site, clean.tokens)
@@ -170,6 +178,7 @@ def path_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, receiv
              progress: bool = False) -> PatchMap:
     """`path_patch` from every head (or only `senders`; the others are NaN) to the receivers, as a noising map."""
     (layers, heads) = shape_of(model)
+    _require_receivers(receivers)
     last = max(layers if r.layer is None else r.layer for r in receivers)
     chosen = set(senders) if senders is not None else {(l, h) for l in range(last) for h in range(heads)}
     patched, ends = torch.full((layers, heads, len(clean)), float("nan")), _ends(model, clean, corrupted, freeze_mlps)

@@ -211,13 +211,8 @@ def test_hooks_of_others_act_and_stay():
     assert used(model)
 
 
-def test_bidirectional_models_left_padding_and_training_take_the_plain_path():
+def test_bidirectional_models_take_the_plain_path():
     assert not used(plain("bert"))
-    prompts = random_prompts((5, 5))
-    left = Prompts(prompts.tokens, torch.tensor([[0, 1, 1, 1, 1], [1] * 5]), prompts.ends, prompts.labels)
-    assert not used(plain("gpt2"), left)
-    model = copy.deepcopy(plain("gpt2")).train()
-    assert not used(model)
 
 
 def test_pieces_that_do_not_give_the_models_logits_are_not_used():
