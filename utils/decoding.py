@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 
 from .engine import Do, Each, Readout, Site, at_end, close, head_results, held, read, require_sum, trusted_readout
-from .errors import CourseError
+from .errors import CourseError, several
 from .metrics import LogitDifference
 from .models import Prompts, context_of, continuation_ids, encode, get_tokenizer, padded, shape_of
 
@@ -80,6 +80,7 @@ def trajectories(model, prompts: Sequence[str], answers: Sequence[str], *, batch
 
     Raises CourseError if there are not as many answers as prompts.
     """
+    prompts, answers = several(prompts, "prompts"), several(answers, "answers")
     if len(prompts) != len(answers):
         raise CourseError(f"{len(prompts)} prompts but {len(answers)} answers: give one answer for each prompt")
     parts = [_trajectories(model, prompts[i:i + batch_size], answers[i:i + batch_size])
@@ -106,6 +107,8 @@ def _trajectories(model, prompts: Sequence[str], answers: Sequence[str]) -> Traj
         where = Prompts(longer.tokens, longer.mask, torch.where(exists, ends + j, ends), longer.labels)
         states = stream(model, where)
         scores = torch.stack([decode(model, state).log_softmax(-1) for state in states])
+        if scores.isnan().any():
+            raise CourseError("a state of the stream decodes to NaN, so no answer has a rank: did the model give numbers?")
         own = scores.gather(-1, target.expand(len(states), -1)[..., None])
         place = torch.where(exists, (scores > own).sum(-1) + 1, 1)
         log_probability = log_probability + torch.where(exists, own.squeeze(-1), torch.zeros(()))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import difflib
+from operator import index
 from typing import Iterable
 
 
@@ -28,3 +29,30 @@ def require_known(name: str, known: Iterable[str], opening: str) -> None:
     known = list(known)
     if name not in known:
         raise CourseError(opening + nearest(name, known))
+
+
+def whole_number(value, what: str) -> int:
+    """`value` as an int, also one of numpy or torch. Raises CourseError for text, 1.9, True or anything else."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise CourseError(f"{what} must be a whole number, not {value!r}")
+    return index(value)
+
+
+def whole_numbers(values: Iterable, what: str) -> list[int]:
+    """Several numbers as ints, or the places at which a mask of True and False is True.
+
+    Raises CourseError for text, for numbers with a fraction, and for a mask of more than one axis.
+    """
+    listed = several(values, what)
+    listed = [value.tolist() if hasattr(value, "tolist") else value for value in listed]
+    if listed and all(isinstance(value, bool) for value in listed):
+        return [place for place, chosen in enumerate(listed) if chosen]
+    return [whole_number(value, f"each of {what}") for value in listed]
+
+
+def several(values: Iterable, what: str) -> list:
+    """`values` as a list. Raises CourseError for a text, which would be read letter by letter."""
+    if isinstance(values, str):
+        raise CourseError(f"{what} must be a list, not the text {values!r}, which would be read letter by letter")
+    return list(values)

@@ -131,8 +131,11 @@ def head_scores(model, prompts: Prompts, *, batch_size: int = 8) -> dict[str, to
 
 
 def best_head(scores: Float[torch.Tensor, "layer head sequence"]) -> Head:
-    """(layer, head) with the largest mean score."""
-    return divmod(int(scores.mean(-1).argmax()), scores.shape[1])
+    """(layer, head) with the largest mean score; NaN is never the largest. Raises CourseError if there is nothing else."""
+    means = scores.mean(-1)
+    if means.isnan().all():
+        raise CourseError("every score is NaN, so no head is the best: did the model give numbers?")
+    return divmod(int(means.nan_to_num(nan=-torch.inf).argmax()), scores.shape[1])
 
 
 # ---------------------------------------------------------------- taking parts away

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Callable, Protocol
 
 import numpy as np
@@ -34,9 +34,27 @@ def logit_difference(logits: Float[torch.Tensor, "*batch vocab"], correct: Int[t
 
 def reciprocal_rank(logits: Float[torch.Tensor, "*batch vocab"],
                     answer: Int[torch.Tensor, "*batch"]) -> Float[torch.Tensor, "*batch"]:
-    """1 / rank of the answer, rank counted from 1; tokens with exactly the same logit do not push it down."""
+    """1 / rank of the answer, rank counted from 1; tokens with exactly the same logit do not push it down.
+
+    NaN where a logit is NaN: nothing can be ranked there.
+    """
     own = logits.gather(-1, answer[..., None])
-    return 1.0 / ((logits > own).sum(-1) + 1)
+    return torch.where(logits.isnan().any(-1), torch.nan, 1.0 / ((logits > own).sum(-1) + 1))
+
+
+def require_outcome_for(outcome: Outcome, prompts: int) -> None:
+    """Raise CourseError for an outcome whose answers, one for each prompt, are of another number of prompts, or no ids."""
+    start, of_part = 0, isinstance(outcome, OfPart)     # an outcome of many prompts may serve some of them
+    while isinstance(outcome, OfPart):
+        start, outcome = start + outcome.start, outcome.outcome
+    values = vars(outcome).values() if is_dataclass(outcome) else ()
+    for ids in (value for value in values if isinstance(value, torch.Tensor)):
+        if ids.dim() != 1 or (len(ids) < start + prompts if of_part else len(ids) != prompts):
+            made_for = len(ids) if ids.dim() else "no"
+            raise CourseError(f"the outcome {type(outcome).__name__} is made for {made_for} prompts, and there are "
+                              f"{start + prompts}: give one answer for each prompt")
+        if (ids < 0).any():
+            raise CourseError(f"an answer of the outcome is {int(ids.min())}, but ids count from 0")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from .engine import (Do, Places, Site, at_end, for_each_query_head, heads_at, is_causal, part_of, pick, places,
                      prompts_at_once, read, sweep, validate)
 from .errors import CourseError
-from .metrics import Interval, OfPart, Outcome, recovery, recovery_interval
+from .metrics import Interval, OfPart, Outcome, recovery, recovery_interval, require_outcome_for
 from .models import Prompts, differing_positions, shape_of
 
 DIRECTIONS = ("denoise", "noise")
@@ -100,6 +100,7 @@ def position_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *,
     corrupted prompts differ in length, among themselves or pairwise.
     """
     base, source = _base_and_source(clean, corrupted, direction)
+    require_outcome_for(outcome, len(clean))
     if not clean.equal_length:
         raise CourseError("a map over positions needs prompts of one length; use one template, or a map over heads")
     layers, width = shape_of(model)[0], clean.tokens.shape[1]
@@ -166,6 +167,11 @@ def _along(model, paths: _Paths, outcome: Outcome, sender: Site, receivers: Sequ
     return outcome(logits, torch.arange(len(logits), device=logits.device)).float().cpu()
 
 
+def _require_receivers(receivers: Sequence[Receiver]) -> None:
+    if not receivers:
+        raise CourseError("the path has no receiver: name at least one, such as Receiver() for the logits")
+
+
 def path_patch(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, sender: tuple[int, int],
                receivers: Sequence[Receiver] = (Receiver(),), *, freeze_mlps: bool = False, positions: Places = "all",
                batch_size: int = 128) -> Float[torch.Tensor, "prompt"]:
@@ -188,8 +194,8 @@ def path_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, receiv
     Raises CourseError for no receiver, heads that the model does not have, and prompts that do not come in pairs.
     """
     _base_and_source(clean, corrupted, "noise")
-    if not receivers:
-        raise CourseError("a path needs an end: give at least one Receiver, such as Receiver() for the logits")
+    require_outcome_for(outcome, len(clean))
+    _require_receivers(receivers)
     (layers, heads), where = shape_of(model), places(clean, positions)
     last = max(layers if r.layer is None else r.layer for r in receivers)
     chosen = set(senders) if senders is not None else {(l, h) for l in range(last) for h in range(heads)}

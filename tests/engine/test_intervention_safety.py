@@ -84,7 +84,7 @@ def test_models_without_a_resid_mid_say_so(model, message):
 
 
 def test_an_unknown_family_is_named():
-    model = torch.nn.Linear(1, 1)
+    model = torch.nn.Linear(1, 1).eval()
     model.config = type("Config", (), dict(model_type="mamba", num_hidden_layers=2, num_attention_heads=1))
     with pytest.raises(CourseError, match="models of type 'mamba' are not known here; known are gpt2, gptj"):
         run(model, random_prompts(), [Do(Site("resid_pre", 0), 0.0)])

@@ -11,7 +11,6 @@ from utils.engine.anatomy import anatomy_of, take_apart
 from utils.engine.passes import count_arithmetic
 from utils.engine.sites import ACTIVATIONS
 from utils.metrics import LogitDifference, LogProbability, OfPart, Probability, ReciprocalRank
-from utils.models import Prompts
 
 CAUSAL = ("gpt2", "llama", "qwen2", "qwen3", "gpt_neox", "gpt_neox_sequential", "gpt2_classifier")
 MODELS = [(plain, name) for name in CAUSAL] + [(bridge, name) for name in ("gpt2", "llama", "qwen2", "qwen3", "gpt_neox")]
@@ -210,13 +209,8 @@ def test_hooks_of_others_act_and_stay():
     assert used(model)
 
 
-def test_bidirectional_models_left_padding_and_training_take_the_plain_path():
+def test_bidirectional_models_take_the_plain_path():
     assert not used(plain("bert"))
-    prompts = random_prompts((5, 5))
-    left = Prompts(prompts.tokens, torch.tensor([[0, 1, 1, 1, 1], [1] * 5]), prompts.ends, prompts.labels)
-    assert not used(plain("gpt2"), left)
-    model = copy.deepcopy(plain("gpt2")).train()
-    assert not used(model)
 
 
 def test_pieces_that_do_not_give_the_models_logits_are_not_used():

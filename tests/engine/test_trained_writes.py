@@ -7,8 +7,9 @@ from small_models import LAYERS, bridge, hooks_on, plain, random_prompts
 from utils.engine import Do, Each, Site, at_end, freeze, read
 from utils.engine.trained_writes import _Hooked, _InPieces
 
-SITES = [Site("resid_post", 0), Site("resid_post", LAYERS - 1), Site("resid_pre", 1, (2, 4)), Site("resid_post", 1, -1),
-         Site("mlp_post", 1, units=(3, 0, 5)), Site("z", 1, head=2), Site("attn_out", LAYERS - 1, (0, 3)), Site("embed"),
+SITES = [Site("resid_post", 0), Site("resid_post", LAYERS - 1), Site("resid_pre", 1, (2, 4)),
+         Site("resid_post", 1, Each((6, 3, 5, 4))), Site("mlp_post", 1, units=(3, 0, 5)), Site("z", 1, head=2),
+         Site("attn_out", LAYERS - 1, (0, 3)), Site("embed"),
          Site("resid_post", 1, Each((3, 1, 2, 0)))]
 MODELS = [(plain, "gpt2"), (plain, "gpt2_classifier"), (bridge, "gpt2"), (bridge, "llama"), (plain, "gpt_neox"),
           (plain, "bert_classifier")]

@@ -3,7 +3,7 @@ from functools import lru_cache, partial
 
 import torch
 from reference import FINAL, at_end, contributions, naive
-from small_models import LAYERS, WIDTH, tokenizer_of
+from small_models import LAYERS, WIDTH
 
 from utils import decoding, patching
 from utils.engine import Each, Site, freeze, read, run, sweep

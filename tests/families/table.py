@@ -2,13 +2,12 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
 from small_models import MODELS
 
 from utils.errors import CourseError
 
 from .capabilities import METHODS, SITES
-from .cases import LOADS, Case
+from .cases import Case
 
 CAPABILITIES = SITES | METHODS
 FAMILIES = tuple(name for name in MODELS if name != "bert_answerer")

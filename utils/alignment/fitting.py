@@ -82,6 +82,9 @@ def fit(frozen: Frozen, swaps: Swaps, ranks: int | Mapping[str, int], *, validat
         swaps, validation = swaps[held_back:], swaps[:held_back]
     for part in (swaps, validation):
         require_fitting(frozen, part)
+    if not frozen.values.isfinite().all():
+        raise CourseError("the activations that are to be swapped are NaN or infinite somewhere: nothing can be found "
+                          "in them")
     swaps, validation = (part.to(frozen.values.device) for part in (swaps, validation))
     started, search = time.perf_counter(), _Search(frozen, swaps, validation, ranks, options)
     if list(ranks.values()) == [shape[0] * shape[1]]:

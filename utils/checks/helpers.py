@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..engine import is_of_a_library
+
 
 class ExerciseError(AssertionError):
     """A wrong answer. Jupyter shows its one line and no traceback."""

@@ -15,7 +15,7 @@ from typing import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from ..errors import CourseError, require_known
+from ..errors import CourseError, require_known, whole_numbers
 from ..metrics import Interval, bootstrap, share
 from .cliques import (HEURISTICS, METHODS, Clique, Success, checked, disjoint_cliques, find_clique, is_clique, mutual,
                       shuffled_pairs)
@@ -128,7 +128,7 @@ def _tables(success: Mapping[str, Success]) -> tuple[dict[str, Success], int]:
 
 
 def _rows(part: Sequence[int], n: int, name: str) -> np.ndarray:
-    rows = np.unique(np.asarray(list(part), dtype=int))
+    rows = np.unique(np.asarray(whole_numbers(part, name), dtype=int))
     if len(rows) and not 0 <= rows[0] <= rows[-1] < n:
         wrong = rows[-1] if rows[-1] >= n else rows[0]
         raise CourseError(f"{name} names the input {wrong}, but there are inputs 0 to {n - 1}")

@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Float
 
 from ..errors import CourseError
-from ..metrics import Outcome
-from ..models import Prompts, context_of, shape_of
+from ..metrics import Outcome, require_outcome_for
+from ..models import Prompts, shape_of
 from . import hook_path, passes, sweeps
 from .anatomy import Anatomy, anatomy_of
 from .passes import count_arithmetic
+from .preconditions import require_same_end, require_sound, require_usable
 from .sites import Each, Site, address, heads_at, validate
 from .sweeps import prompts_at_once
 from .trust import require_finite
@@ -37,15 +38,15 @@ def _as_prompts(prompts: Prompts | torch.Tensor) -> Prompts:
 
 
 def check(model, prompts: Prompts, sites: Iterable[Site], interventions: Iterable[Do] = ()) -> None:
-    """Raise CourseError for prompts, sites or values that do not fit the model or each other."""
-    width, limit = prompts.tokens.shape[1], context_of(model)
-    if not prompts.tokens.numel():
-        raise CourseError("there is nothing to run: the prompts hold no token")
-    if limit is not None and width > limit:
-        raise CourseError(f"a prompt has {width} tokens, but the context of this model ends at {limit}")
+    """Raise CourseError for a model that cannot be trusted as it is, and for prompts, sites or values that do not fit it or
+    each other."""
+    require_usable(model)
+    require_sound(model, prompts)
     once = {id(do): do for do in interventions}.values()  # rows of a sweep share many of theirs
-    for site in [*sites, *(do.site for do in once)]:
+    sites = [*sites, *(do.site for do in once)]
+    for site in sites:
         validate(model, site, prompts.tokens)
+    require_same_end(sites, prompts)
     for do in once:
         validate_value(do, len(prompts))
 
@@ -107,6 +108,7 @@ def sweep(model, prompts: Prompts, rows: Sequence[Sequence[Do]], outcome: Outcom
         raise CourseError(f"batch_size must be at least 1, not {batch_size}")
     every = [*always, *(do for row in rows for do in row)]
     check(model, prompts, (), every)
+    require_outcome_for(outcome, len(prompts))
     anatomy = anatomy_for(model, prompts, {do.site for do in {id(do): do for do in every}.values()})
     path, model = (hook_path, model) if anatomy is None else (sweeps, anatomy)
     return path.sweep(model, prompts, rows, outcome, always, batch_size, progress)

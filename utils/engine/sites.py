@@ -6,12 +6,11 @@ behind it, in a `TransformerBridge` or in a Hugging Face model as it is; `famili
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import index
 from typing import Iterable
 
 import torch
 
-from ..errors import CourseError
+from ..errors import CourseError, whole_number, whole_numbers
 from ..models import inner, is_bridge, shape_of
 from .families import Family, block_of, family_of, is_parallel, matrix_of, module_at, plain_of, require_family, setting
 
@@ -39,15 +38,16 @@ class Each:
 
     @staticmethod
     def of(positions: Iterable) -> Each:
-        return Each(tuple(int(p) for p in positions))
+        return Each(tuple(whole_numbers(positions, "positions")))
 
 
 @dataclass(frozen=True)
 class Site:
     """An activation: what, in which layer, and optionally at which positions, head or units.
 
-    position: an index (negative counts from the end of the padded row), a tuple of indices, `Each` (one per prompt) or
-    None for all. head: for z, q, k, v. units: indices into the last axis (neurons, or columns of the stream).
+    position: an index (negative counts from the end, where all prompts have one length), several of them (also as a mask
+    of True and False), `Each` (one per prompt) or None for all. head: for z, q, k, v. units: indices into the last
+    axis (neurons, or columns of the stream), or such a mask.
     In BERT the stream is normalised after every sum: resid_pre is the normalised output of the block below.
     """
     kind: str
@@ -65,11 +65,12 @@ class Site:
             raise CourseError(f"{self.kind!r} is not divided into heads; those that are: {', '.join(HEAD_KINDS)}")
         if self.head is not None and self.units is not None:
             raise CourseError("a site names a head or units, not both")
-        for name in ("layer", "position", "head", "units"):  # numbers of torch and numpy, lists and ranges are welcome
+        for name in ("layer", "position", "head", "units"):  # numbers of torch and numpy, lists and masks are welcome
             value = getattr(self, name)
             if value is not None and not isinstance(value, Each):
-                single = hasattr(value, "__index__") and not getattr(value, "ndim", 0)
-                object.__setattr__(self, name, index(value) if single else Each.of(value).positions)
+                several = name in ("position", "units") and isinstance(value, Iterable) and getattr(value, "ndim", 1)
+                value = tuple(whole_numbers(value, name)) if several else whole_number(value, name)
+                object.__setattr__(self, name, value)
 
     @property
     def single(self) -> bool:
@@ -192,7 +193,7 @@ def width_of(model, kind: str) -> int:
     return inputs if kind == "mlp_post" else outputs
 
 
-def _as_tuple(position) -> tuple[int, ...]:
+def as_tuple(position) -> tuple[int, ...]:
     if position is None:
         return ()
     return position.positions if isinstance(position, Each) else (position,) if isinstance(position, int) else position
@@ -208,7 +209,7 @@ def validate(model, site: Site, tokens: torch.Tensor | None = None) -> None:
     if tokens is None:
         return
     prompts, width = tokens.shape
-    for position in _as_tuple(site.position):
+    for position in as_tuple(site.position):
         if not -width <= position < width:
             raise CourseError(f"position {position} is out of range: the prompts have positions 0 to {width - 1}")
     if isinstance(site.position, Each) and len(site.position.positions) != prompts:
@@ -220,7 +221,7 @@ def positions_of(site: Site, width: int, prompts: torch.Tensor) -> torch.Tensor:
     """The positions of a site in each row, [row, chosen position]; `prompts` says which prompt each row is."""
     if isinstance(site.position, Each):
         return torch.tensor(site.position.positions, device=prompts.device)[prompts, None]
-    chosen = range(width) if site.position is None else _as_tuple(site.position)
+    chosen = range(width) if site.position is None else as_tuple(site.position)
     return torch.tensor(list(chosen), device=prompts.device).expand(len(prompts), -1)
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from ..engine import HEAD_KINDS, Do, Places, Site, heads_at, part_of, places, prompts_at_once, read, sweep
 from ..errors import CourseError
-from ..metrics import OfPart, Outcome
+from ..metrics import OfPart, Outcome, require_outcome_for
 from ..models import Prompts
 from .groups import Groups, Mask
 from .importance import Masks, standard_error
@@ -85,6 +85,7 @@ class MaskingGame:
         if ablation not in ABLATIONS:
             raise CourseError(f"ablation must be one of {', '.join(ABLATIONS)}, not {ablation!r}")
         groups.validate(model)
+        require_outcome_for(outcome, len(prompts))
         data = prompts if data is None else data
         self.model, self.prompts, self.outcome, self.groups = model, prompts, outcome, groups
         self.ablation, self.batch_size, self.progress = ablation, batch_size, progress

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from operator import index
 from pathlib import Path
 from typing import Iterable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 
 from ..engine import HEAD_KINDS, Site, heads_at, read, validate, width_of
-from ..errors import CourseError
+from ..errors import CourseError, several, whole_number, whole_numbers
 from ..models import Prompts, shape_of
 
 SAMPLES = 1000  # positions by which units are compared when they are clustered
@@ -58,8 +58,7 @@ class Groups:
     rule: str = field(default="by hand", compare=False)
 
     def __post_init__(self):
-        members = tuple(tuple(sorted((None if layer is None else index(layer), index(unit)) for layer, unit in group))
-                        for group in self.members)
+        members = tuple(tuple(sorted(_as_units(group))) for group in several(self.members, "the groups"))
         object.__setattr__(self, "members", members)
         if not members:
             raise CourseError("there is no group: name at least one group of units")
@@ -173,7 +172,7 @@ class Groups:
 
     def named(self, groups: int | Iterable[int], verb: str) -> list[int]:
         """The numbers of these groups. Raises CourseError for none at all, or one that there is not."""
-        named = [index(g) for g in (groups if isinstance(groups, Iterable) else [groups])]
+        named = whole_numbers(groups if isinstance(groups, Iterable) else [groups], "groups")
         if not named:
             hint = f" (drop(range({len(self)})) masks everything)" if verb in ("keep", "drop") else ""
             raise CourseError(f"the set of groups to {verb} is empty: name at least one{hint}")
@@ -201,6 +200,14 @@ class Groups:
             raise
         except (ValueError, KeyError, TypeError):
             raise CourseError(f"{path.name!r} holds no groups or is damaged: save them again, Groups.save") from None
+
+
+def _as_units(group) -> list[Unit]:
+    """The units of a group: pairs (layer, unit), or a mask [layer, unit] of True and False."""
+    if "bool" in str(getattr(group, "dtype", "")):
+        group = np.argwhere(np.asarray(group)).tolist()
+    return [(None if layer is None else whole_number(layer, "a layer"), whole_number(unit, "a unit"))
+            for layer, unit in group]
 
 
 def _split(units: Sequence[Unit], number: int) -> tuple[tuple[Unit, ...], ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Sequence
 import torch
 from jaxtyping import Float, Int
 
-from ..errors import CourseError
+from ..errors import CourseError, several
 from .bridges import context_of
 from .shelf import Shelf
 from .tokens import Prompts, get_tokenizer, padded, warn_unknown
@@ -109,6 +109,7 @@ def class_names(model, names: Sequence[str] | None = None) -> tuple[str, ...]:
     own = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
     if names is None:
         return own
+    names = several(names, "the labels")
     if not len(names) == len(set(names)) == len(own):
         raise CourseError(f"the labels {', '.join(names)} do not fit a model of {len(own)} classes ({', '.join(own)}): "
                           f"give {len(own)} different ones")

@@ -16,9 +16,10 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from ..engine import FAMILIES, ConfiguredModel, Do, LayerConfig, Site, is_causal, read, sweep, token_embeddings
-from ..errors import CourseError
+from ..errors import CourseError, several, whole_number
 from ..metrics import Probability
-from ..models import Prompts, context_of, encode, is_bridge, shape_of, single_token, token_ids
+from ..models import (Prompts, context_of, continuation_ids, device_called, encode, is_bridge, shape_of, single_token,
+                      token_ids)
 from .flows import ROLES, AverageEffect, HiddenFlow, average_indirect_effect
 from .subjects import guess_subject, token_range
 
@@ -54,7 +55,7 @@ def noise_from_subjects(model, subjects: Sequence, *, tokenizer=None, factor: fl
     tokenizer: None for the model's own. Raises CourseError if there are no subjects.
     """
     tokenizer, ids = _tokenizer_of(model, tokenizer), []
-    for item in subjects:
+    for item in several(subjects, "subjects"):
         row = tokenizer.encode(getattr(item, "prompt", item), add_special_tokens=False)
         first, end = token_range(tokenizer, row, item.subject) if hasattr(item, "prompt") else (0, len(row))
         ids += row[first:end]
@@ -89,7 +90,7 @@ class CausalTracer:
         model.eval()
         _require_language_model(model, layer_config)
         if device is not None:
-            model.to(device)
+            model.to(device_called(device))
         self.model = model if layer_config is None else ConfiguredModel(model, layer_config)
         self.noise = noise_from_embeddings(self.model) if noise is None else _not_negative(noise)
 
@@ -155,7 +156,7 @@ class CausalTracer:
         Each query draws its own noise (seed, seed + 1, ...), so that an interval over queries covers the noise as well.
         own_noise=False starts the random numbers anew for each, as ROME's code does: one unlucky draw then hits them all.
         """
-        queries = [Query(q) if isinstance(q, str) else q for q in queries]
+        queries = [Query(q) if isinstance(q, str) else q for q in several(queries, "queries")]
         return [self.calculate_hidden_flow(q.prompt, q.subject, answer=q.answer, seed=seed + i * own_noise, **options)
                 for i, q in enumerate(tqdm(queries, desc="causal tracing", disable=not progress, leave=False))]
 
@@ -183,7 +184,7 @@ class CausalTracer:
                               "again")
         if isinstance(answer, str):
             answer = single_token(self, answer)     # a tracer has a tokenizer, as a model has
-        chosen = logits.argmax().item() if answer is None else int(answer)
+        chosen = logits.argmax().item() if answer is None else whole_number(answer, "answer")
         if not 0 <= chosen < len(logits):
             raise CourseError(f"answer {chosen} is out of range: token ids go from 0 to {len(logits) - 1}")
         return chosen, logits.softmax(-1)[chosen].item()
@@ -195,7 +196,9 @@ class CausalTracer:
         first, end = subject_range
         own = self.tokenizer.decode(row[first:end])
         space = own[:len(own) - len(own.lstrip())]
-        ids = [self.tokenizer.encode(space + other.strip(), add_special_tokens=False) for other in others]
+        before = self.tokenizer.decode(row[:first])
+        others = [space + other.strip() for other in several(others, "other_subjects")]
+        ids = [continuation_ids(self.tokenizer, before, other) for other in others]
         fitting = [i for i in ids if len(i) == end - first and i != row[first:end]]
         if not fitting:
             raise CourseError(f"rule 'swap' needs other_subjects with as many tokens as {own!r} has, {end - first}; of "
