@@ -21,7 +21,9 @@ from utils.tracing.subjects import guess_subject
     ("To visit Rome, go to", "Rome"),
     ("The song “yellow submarine” is by", "yellow submarine"), ('The word "dog" is a', "dog"),
     ("A Tale of Two Cities was written by", "A Tale of Two Cities"),
-    ("The Coca-Cola company was founded in", "The Coca-Cola")])
+    ("The Coca-Cola company was founded in", "The Coca-Cola"), ("AT&T is a company in", "AT&T"),
+    ("WHO is based in", "WHO"), ("AC/DC comes from", "AC/DC"), ("J.K. Rowling wrote", "J.K. Rowling"),
+    ("George W. Bush was born in", "George W. Bush"), ("Who is Rome", "Rome")])
 def test_guesses(prompt, subject):
     assert guess_subject(prompt) == subject
 

@@ -7,7 +7,7 @@ from .families import FAMILIES, Family, require_family
 from .heads import for_each_query_head
 from .hook_path import judged_logits
 from .interventions import at_end, read, run, sweep
-from .layer_config import ConfiguredModel, LayerConfig
+from .layer_config import GPT2_LAYER_CONFIG, LLAMA_LAYER_CONFIG, ConfiguredModel, LayerConfig, LayerMatcher
 from .places import Places, part_of, places
 from .readout import Readout, head_results, held
 from .sites import HEAD_KINDS, Each, Site, heads_at, validate, width_of

@@ -171,13 +171,17 @@ def stream_picture(layers: int, title: str = "Every part reads from the residual
 FLOW_LOOKS = {"hidden": ("Purples", "hidden state"), "mlp": ("Greens", "MLP output"), "attention": ("Reds", "attention output")}
 
 
-def plot_hidden_flow_heatmap(flow: HiddenFlow, *, title: str | None = None, savepath: str | Path | None = None):
+def plot_hidden_flow_heatmap(flow: HiddenFlow, savepdf: str | Path | None = None, title: str | None = None,
+                             xlabel: str | None = None, show: bool = False, *, color: str | None = None,
+                             savepath: str | Path | None = None):
     """A causal trace as ROME draws it: tokens downwards, those of the subject starred, layers to the right.
 
-    Colours start at the score of the corrupted run; cells that were not computed are grey. `savepath` also writes the figure
-    there, in the format of its suffix. Raises CourseError for a suffix that matplotlib does not know.
+    Colours start at the score of the corrupted run; cells that were not computed are grey. `savepath` (savepdf in
+    causal-tracer) also writes the figure there, in the format of its suffix; `show` displays it at once; `color` names a
+    colour map. Returns the figure. Raises CourseError for a suffix that matplotlib does not know.
     """
     palette, name = FLOW_LOOKS[flow.kind]
+    palette, savepath = color or palette, savepath or savepdf
     scores, low = flow.scores.numpy(), flow.low_score
     labels = [_printable(token) + "*" * (i in range(*flow.subject_range)) for i, token in enumerate(flow.input_tokens)]
     figure, axes = _figure(0.3 * scores.shape[1] + 3.2, 0.24 * len(labels) + 1.4)
@@ -190,10 +194,12 @@ def plot_hidden_flow_heatmap(flow: HiddenFlow, *, title: str | None = None, save
     axes.set_xticks(np.arange(0, scores.shape[1], step) + 0.5, range(0, scores.shape[1], step))
     what = f"{name}s of {flow.window} layers" if flow.window > 1 else name
     axes.set(title=title or f"Restoring the {what} after corrupting the subject",
-             xlabel="layer" if flow.window == 1 else f"centre of the {flow.window} restored layers")
+             xlabel=xlabel or ("layer" if flow.window == 1 else f"centre of the {flow.window} restored layers"))
     figure.colorbar(cells, ax=axes, label=f"p({_printable(flow.answer.strip())})")
     if savepath is not None:
         _save(figure, Path(savepath))
+    if show:
+        plt.show()
     return figure
 
 

@@ -3,5 +3,6 @@
 May import: engine and what lies below it.
 """
 from .flows import HiddenFlow, average_indirect_effect
-from .subjects import token_range
+from .queries import HiddenFlowQuery, Query
+from .subjects import guess_subject, token_range
 from .tracer import CausalTracer, noise_from_subjects

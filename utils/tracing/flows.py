@@ -1,12 +1,12 @@
 """What a causal trace found, for one prompt (`HiddenFlow`) and on average over facts (`AverageEffect`)."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ..errors import CourseError
 from ..metrics import Interval, bootstrap
@@ -21,7 +21,8 @@ class HiddenFlow:
 
     outcomes: probability of the answer with that cell restored, [token, layer, sample]; low_samples: with nothing
     restored, [sample]; high_score: in the clean run. subject_range: (first, end) positions, end not included.
-    noise: standard deviation of what was added, None for the rule "swap".
+    noise: standard deviation of what was added, None for the rule "swap". input_ids: the tokens of `input_tokens`;
+    layer_outputs: what was restored, from the clean run, by the name of each layer's module.
     """
     outcomes: Float[torch.Tensor, "token layer sample"]
     low_samples: Float[torch.Tensor, "sample"]
@@ -35,6 +36,8 @@ class HiddenFlow:
     rule: str
     severed: str | None
     layers: range
+    input_ids: Int[torch.Tensor, "token"] | None = None
+    layer_outputs: dict[str, Float[torch.Tensor, "token width"]] = field(default_factory=dict, repr=False)
 
     @property
     def scores(self) -> Float[torch.Tensor, "token layer"]:

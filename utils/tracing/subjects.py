@@ -6,7 +6,9 @@ import re
 from ..errors import CourseError, nearest
 
 # Capitalised words, with small words between them as in "Statue of Liberty" or "Leonardo da Vinci".
-_WORD = r"[^\W\d_a-zß-ÿ][\w'’-]*"
+# A word may hold signs, as in "AT&T" or "AC/DC", and initials end in a dot, as in "J.K. Rowling".
+_CAPITAL = r"[^\W\d_a-zß-ÿ]"
+_WORD = rf"(?:(?:{_CAPITAL}\.)+(?=\s|{_CAPITAL})|{_CAPITAL}(?:[\w'’-]|[&./](?={_CAPITAL}))*)"
 _NAME = re.compile(rf"(?<!\w){_WORD}(?:\s+(?:(?:of|the|da|de|del|di|la|le|van|von|der)\s+){{0,2}}{_WORD})*")
 _QUOTED = re.compile(r"[\"“]([^\"”]+)[\"”]")
 _OPENERS = set("a an the in on at to by for from with if since after before while because although q is are was were "
@@ -24,11 +26,16 @@ def guess_subject(prompt: str) -> str:
         return quoted[1].strip()
     for found in _NAME.finditer(prompt):
         words = re.sub(r"['’]s$", "", found[0]).split()
-        while words and words[0].lower() in _OPENERS - {"the", "a", "an"}:
+        while words and _opens(words[0]) and words[0].lower() not in ("the", "a", "an"):
             words.pop(0)
-        if any(word.lower() not in _OPENERS for word in words):
+        if not all(map(_opens, words)):
             return " ".join(words)
     raise CourseError(f"no subject can be guessed in {prompt[:60]!r}, with no capitalised name: say it with subject=")
+
+
+def _opens(word: str) -> bool:
+    """True for a word that opens a sentence; one of capitals alone is a name, such as WHO."""
+    return word.lower() in _OPENERS and (len(word) == 1 or not word.isupper())
 
 
 def token_range(tokenizer, row: list[int], subject: str | tuple[int, int]) -> tuple[int, int]:

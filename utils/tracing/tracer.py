@@ -7,7 +7,6 @@ cells of the map its rows.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Sequence
 
 import numpy as np
@@ -15,27 +14,22 @@ import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
-from ..engine import FAMILIES, ConfiguredModel, Do, LayerConfig, Site, is_causal, read, sweep, token_embeddings
+from ..engine import (FAMILIES, ConfiguredModel, Do, LayerConfig, Places, Site, is_causal, places, read, sweep,
+                      token_embeddings)
+from ..engine.sites import address
 from ..errors import CourseError, several, whole_number
 from ..metrics import Probability
 from ..models import (Prompts, context_of, continuation_ids, device_called, encode, is_bridge, shape_of, single_token,
                       token_ids)
 from .flows import ROLES, AverageEffect, HiddenFlow, average_indirect_effect
+from .queries import HiddenFlowQuery, Query, either
 from .subjects import guess_subject, token_range
 
-__all__ = ["ROLES", "AverageEffect", "CausalTracer", "HiddenFlow", "LayerConfig", "Query", "average_indirect_effect",
-           "guess_subject", "noise_from_embeddings", "noise_from_subjects"]
+__all__ = ["ROLES", "AverageEffect", "CausalTracer", "HiddenFlow", "HiddenFlowQuery", "LayerConfig", "Query",
+           "average_indirect_effect", "guess_subject", "noise_from_embeddings", "noise_from_subjects"]
 
 KINDS = {"hidden": "resid_post", "mlp": "mlp_out", "attention": "attn_out"}
 RULES = ("gaussian", "uniform", "swap")
-
-
-@dataclass(frozen=True)
-class Query:
-    """One prompt to trace. subject: text, (first, end) token positions, or None to guess; answer: see the tracer."""
-    prompt: str
-    subject: str | tuple[int, int] | None = None
-    answer: str | int | None = None
 
 
 # ---------------------------------------------------------------- noise
@@ -84,8 +78,8 @@ class CausalTracer:
     for negative noise.
     """
 
-    def __init__(self, model, tokenizer=None, *, layer_config: LayerConfig | None = None,
-                 device: str | torch.device | None = None, noise: float | None = None):
+    def __init__(self, model, tokenizer=None, layer_config: LayerConfig | None = None, noise: float | None = None,
+                 device: str | torch.device | None = None):
         self.tokenizer, self._own_tokenizer = _tokenizer_of(model, tokenizer), tokenizer is None
         model.eval()
         _require_language_model(model, layer_config)
@@ -94,12 +88,30 @@ class CausalTracer:
         self.model = model if layer_config is None else ConfiguredModel(model, layer_config)
         self.noise = noise_from_embeddings(self.model) if noise is None else _not_negative(noise)
 
+    def count_layers(self) -> int:
+        return shape_of(self.model)[0]
+
+    def get_layer_name(self, layer_num: int, layer_kind: str) -> str:
+        """The module whose output a cell of this kind restores, by its name in the model.
+
+        Raises CourseError for an unknown kind, or a layer that is not there.
+        """
+        self._require_kind(layer_kind)
+        if not 0 <= layer_num < self.count_layers():
+            raise CourseError(f"layer {layer_num} is out of range: this model has layers 0 to {self.count_layers() - 1}")
+        module = address(self.model, Site(KINDS[layer_kind], layer_num)).module
+        return next(name for name, other in self.model.named_modules() if other is module)
+
+    def get_layer_names_of_kind(self, layer_kind: str) -> list[str]:
+        return [self.get_layer_name(layer, layer_kind) for layer in range(self.count_layers())]
+
     def calculate_hidden_flow(
-            self, prompt: str, subject: str | tuple[int, int] | None = None, *, answer: str | int | None = None,
-            kind: str = "hidden", window: int = 1, samples: int = 10, noise: float | None = None,
+            self, prompt: str, subject: str | tuple[int, int] | None = None, kind: str = "hidden", *,
+            answer: str | int | None = None, window: int = 1, samples: int = 10, noise: float | None = None,
             rule: str = "gaussian", batch_size: int = 128, seed: int = 1, start_layer: int = 0,
-            end_layer: int | None = None, patch_subject_tokens_only: bool = False, severed: str | None = None,
-            other_subjects: Sequence[str] = ()) -> HiddenFlow:
+            end_layer: int | None = None, patch_subject_tokens_only: bool = False, positions: Places = "all",
+            severed: str | None = None, other_subjects: Sequence[str] = (), answer_id_override: int | None = None,
+            patch_seed: int | None = None) -> HiddenFlow:
         """Restore every activation of one kind, token by token and layer by layer, in runs with a corrupted subject.
 
         subject: a part of the prompt, or (first, end) token positions; None guesses it. answer: one token with its
@@ -109,18 +121,23 @@ class CausalTracer:
         the same for all cells and every batch_size. noise: None for the tracer's own level, 0 for none.
         rule: "gaussian"; "uniform" (same standard deviation); "swap" (the embeddings of `other_subjects` that have as
         many tokens as the subject, drawn without repetition: fewer samples if there are fewer).
-        start_layer, end_layer (not included), patch_subject_tokens_only: compute only those cells.
+        start_layer, end_layer (not included), patch_subject_tokens_only, positions (see `engine.places`): compute only
+        those cells.
         severed: "mlp" or "attention": while a hidden state is restored, that part's outputs at the same token in all
         later layers stay as they were in the corrupted run, so that the effect must pass without them.
+        answer_id_override and patch_seed are causal-tracer's names of answer and seed.
 
         Raises CourseError for bad input.
         """
+        answer = either("answer and answer_id_override", answer, answer_id_override)
+        seed = either("seed and patch_seed", seed, patch_seed, default=1)
         layers = self._layers(start_layer, end_layer)
         self._check(kind, window, samples, rule, batch_size, severed)
         noise = self.noise if noise is None else _not_negative(noise)
         row = self._tokenise(prompt)
         subject_range = token_range(self.tokenizer, row, guess_subject(prompt) if subject is None else subject)
-        sites = [Site(KINDS[kind], layer) for layer in range(shape_of(self.model)[0])]
+        restore = self._positions(row, subject_range, patch_subject_tokens_only, positions)
+        sites = [Site(KINDS[kind], layer) for layer in range(self.count_layers())]
         embedded = Site("embed", position=tuple(range(*subject_range)))
         logits, clean = read(self.model, self._prompts([row]), [*sites, embedded], end_only=True)
         answer_id, high = self._answer(answer, logits[0])
@@ -135,27 +152,29 @@ class CausalTracer:
         def restored(token: int, layer: int) -> list[Do]:
             return [Do(Site(KINDS[kind], m, token), clean[sites[m]][0, token]) for m in self._window(layer, window)]
 
-        positions = range(*subject_range) if patch_subject_tokens_only else range(len(row))
         # A model that looks only back is the same before the subject in both runs: nothing to restore there.
         first = 0 if isinstance(self.model, ConfiguredModel) else subject_range[0]
-        cells = [(token, layer) for token in positions if token >= first for layer in layers]
+        cells = [(token, layer) for token in restore if token >= first for layer in layers]
         found = sweep(self.model, prompts, [[], *(restored(*cell) + freeze(*cell) for cell in cells)],
                       Probability(torch.full_like(prompts.ends, answer_id)), always=[corrupt], batch_size=batch_size)
         outcomes = torch.full((len(row), len(sites), len(prompts)), float("nan"))
-        outcomes[positions.start:positions.stop, layers.start:layers.stop] = found[0]
+        outcomes[restore, layers.start:layers.stop] = found[0]
         for cell, values in zip(cells, found[1:]):
             outcomes[cell] = values
+        names = self.get_layer_names_of_kind(kind)
         return HiddenFlow(outcomes, found[0], high, prompts.labels[0], subject_range,
                           self.tokenizer.decode([answer_id]), kind, window, None if rule == "swap" else noise, rule,
-                          severed, layers)
+                          severed, layers, torch.tensor(row), {n: clean[s][0].cpu() for n, s in zip(names, sites)})
 
-    def calculate_hidden_flows(self, queries: Sequence, *, seed: int = 1, own_noise: bool = True, progress: bool = True,
-                               **options) -> list[HiddenFlow]:
+    def calculate_hidden_flows(self, queries: Sequence, *, seed: int = 1, patch_seed: int | None = None,
+                               own_noise: bool = True, progress: bool = True, **options) -> list[HiddenFlow]:
         """`calculate_hidden_flow` for each query: a prompt, a `Query`, or whatever has prompt, subject and answer.
 
         Each query draws its own noise (seed, seed + 1, ...), so that an interval over queries covers the noise as well.
-        own_noise=False starts the random numbers anew for each, as ROME's code does: one unlucky draw then hits them all.
+        own_noise=False starts the random numbers anew for each, as ROME's code and causal-tracer do: one unlucky draw then
+        hits them all. Raises CourseError for a single string where several queries are meant.
         """
+        seed = either("seed and patch_seed", seed, patch_seed, default=1)
         queries = [Query(q) if isinstance(q, str) else q for q in several(queries, "queries")]
         return [self.calculate_hidden_flow(q.prompt, q.subject, answer=q.answer, seed=seed + i * own_noise, **options)
                 for i, q in enumerate(tqdm(queries, desc="causal tracing", disable=not progress, leave=False))]
@@ -223,6 +242,15 @@ class CausalTracer:
         """Layers restored together: `window` of them around `layer`, clipped at the ends of the model as ROME clips them."""
         return range(max(0, layer - window // 2), min(shape_of(self.model)[0], layer + (window + 1) // 2))
 
+    def _positions(self, row: list[int], subject_range: tuple[int, int], subject_only: bool, positions: Places) -> list[int]:
+        """The tokens at which something is restored."""
+        if subject_only:
+            return list(range(*subject_range))
+        chosen = places(self._prompts([row]), positions)
+        if chosen is None:
+            return list(range(len(row)))
+        return sorted({chosen} if isinstance(chosen, int) else set(getattr(chosen, "positions", chosen)))
+
     def _layers(self, start: int, end: int | None) -> range:
         layers = shape_of(self.model)[0]
         end = layers if end is None else end
@@ -231,9 +259,12 @@ class CausalTracer:
                               f"{layers - 1}, and end_layer (not included) goes from start_layer + 1 to {layers}")
         return range(start, end)
 
-    def _check(self, kind, window, samples, rule, batch_size, severed) -> None:
+    def _require_kind(self, kind: str) -> None:
         if kind not in KINDS:
             raise CourseError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+
+    def _check(self, kind, window, samples, rule, batch_size, severed) -> None:
+        self._require_kind(kind)
         if rule not in RULES:
             raise CourseError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
         if severed not in (None, "mlp", "attention"):
