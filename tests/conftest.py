@@ -13,3 +13,10 @@ def tiny_course(tmp_path):
     root = tmp_path / "tiny"
     root.mkdir()
     return Course(root)
+
+
+@pytest.fixture(scope="session")
+def adder(tmp_path_factory):
+    """The folder of a small random adder, see tests/sums.py."""
+    from sums import save_adder
+    return str(save_adder(tmp_path_factory.mktemp("models") / "adder"))

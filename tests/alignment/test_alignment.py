@@ -5,7 +5,8 @@ import pytest
 import torch
 from sentences import sentence
 from reference import naive
-from small_models import LAYERS, WIDTH, plain, random_prompts
+from small_models import LAYERS, WIDTH, naive, plain, random_prompts
+from sums import QUICK, SUM
 
 from utils.alignment import (Subspace, Swaps, fit, freeze_layer, iia, load_subspace, locate, mlp, orthonormal, predict,
                              predict_pairs, random_subspace, together)
@@ -13,7 +14,6 @@ from utils.engine import Each, Site, freeze
 from utils.tasks import addition, sample_counterfactuals
 
 CLASSES = 5             # of the small classifier
-QUICK = dict(steps=40, every=10, batch_size=16)
 
 
 # ---------------------------------------------------------------- subspaces
@@ -67,26 +67,16 @@ def test_bad_subspaces():
 
 # ---------------------------------------------------------------- rows
 
-SUM = addition("(X+Y)+Z", 1, 2)                                 # classes 3 to 6: four
-
-
-@pytest.fixture(scope="module")
-def adder():
-    """A random network that takes (X, Y, Z) as it is, and all eight inputs in an order of their own."""
-    inputs = SUM.all_inputs()[torch.tensor([5, 2, 7, 0, 1, 6, 3, 4])]
-    return freeze_layer(mlp((3, 12, SUM.classes), seed=1).requires_grad_(False), inputs.float(), 0), inputs
-
-
-def test_locate_finds_every_input(adder):
-    frozen, inputs = adder
+def test_locate_finds_every_input(summing):
+    frozen, inputs = summing
     data = sample_counterfactuals(SUM, "P", 50)
     swaps = locate(frozen, inputs, data)
     assert torch.equal(inputs[swaps.base], data.base) and torch.equal(inputs[swaps.sources["P"]], data.sources["P"])
     assert torch.equal(swaps.labels, data.labels) and torch.equal(swaps.base_labels, data.base_labels)
 
 
-def test_sets_together_swap_what_they_lack_with_the_base(adder):
-    frozen, inputs = adder
+def test_sets_together_swap_what_they_lack_with_the_base(summing):
+    frozen, inputs = summing
     p = locate(frozen, inputs, sample_counterfactuals(SUM, "P", 10))
     other = Swaps(p.base, {"Q": p.sources["P"]}, p.labels, p.base_labels)
     both = together(p, other)
@@ -95,8 +85,8 @@ def test_sets_together_swap_what_they_lack_with_the_base(adder):
     assert torch.equal(predict(frozen, both, found)[:10], predict(frozen, p, found))
 
 
-def test_bad_rows(adder):
-    frozen, inputs = adder
+def test_bad_rows(summing):
+    frozen, inputs = summing
     data = sample_counterfactuals(SUM, "P", 10)
     good = locate(frozen, inputs, data)
     one = torch.zeros(1, dtype=torch.long)

@@ -2,7 +2,7 @@
 import pytest
 import torch
 from sentences import sentence
-from test_alignment import QUICK, SUM, adder  # noqa: F401 (a fixture)
+from sums import QUICK, SUM
 
 from utils.alignment import (Subspace, Swaps, controls, embed, fit, freeze_layer, iia, locate, mlp, object_vectors,
                              orthonormal, predict_pairs, random_subspace, together, train_mlp)
@@ -104,8 +104,8 @@ def test_a_planted_direction_is_found_and_another_graph_is_not():
 
 # ---------------------------------------------------------------- controls
 
-def test_arbitrary_labels_keep_the_counts_and_avoid_the_real_labels(adder):
-    frozen, inputs = adder
+def test_arbitrary_labels_keep_the_counts_and_avoid_the_real_labels(summing):
+    frozen, inputs = summing
     swaps = locate(frozen, inputs, sample_counterfactuals(SUM, "P", 400))
     table = deal_labels(4, swaps)
     assert table.shape == (4, 4) and table.flatten().bincount().tolist() == [4, 4, 4, 4]
@@ -121,8 +121,8 @@ def test_arbitrary_labels_keep_the_counts_and_avoid_the_real_labels(adder):
         assert (dealt == after).float().mean() <= 0.5 and (dealt == base).float().mean() <= 0.5
 
 
-def test_full_patch_and_random_subspaces(adder):
-    frozen, inputs = adder
+def test_full_patch_and_random_subspaces(summing):
+    frozen, inputs = summing
     swaps = locate(frozen, inputs, sample_counterfactuals(SUM, "P", 100))
     everywhere = frozen.logits(swaps.base, frozen.values[swaps.sources["P"]]).argmax(-1)
     assert full_patch(frozen, swaps).estimate == pytest.approx(float((everywhere == swaps.labels).float().mean()))
@@ -132,16 +132,16 @@ def test_full_patch_and_random_subspaces(adder):
     assert several.low == min(e.low for e in each) and several.high == max(e.high for e in each)
 
 
-def test_controls_search_as_was_searched(adder, monkeypatch):
-    frozen, inputs = adder
+def test_controls_search_as_was_searched(summing, monkeypatch):
+    frozen, inputs = summing
     swaps, asked = locate(frozen, inputs, sample_counterfactuals(SUM, "P", 40)), []
     monkeypatch.setattr(controls, "fit", lambda *given, **options: asked.append(options) or fit(*given, **options))
     control_table(frozen, swaps, swaps, fit(frozen, swaps, 3, **QUICK), untrained=frozen, seed=2, **QUICK)
     assert asked == [QUICK | {"seed": 2}] * 2
 
 
-def test_an_untrained_network_must_fit(adder):
-    frozen, inputs = adder
+def test_an_untrained_network_must_fit(summing):
+    frozen, inputs = summing
     swaps = locate(frozen, inputs, sample_counterfactuals(SUM, "P", 40))
     found = fit(frozen, swaps, 3, **QUICK)
     other = freeze_layer(mlp((3, 9, 4)), inputs.float(), 0)
@@ -197,9 +197,9 @@ def test_bad_illusion_checks(seeming):
     sentence(lambda: illusion_check(frozen, swaps, two, torch.zeros(2, 3)), "X, Y", "one variable")
 
 
-def test_pairs_of_the_causal_model_and_of_the_network_line_up(adder):
+def test_pairs_of_the_causal_model_and_of_the_network_line_up(summing):
     """On a network that computes the sum exactly, every pair succeeds for the graph it computes, and not for another."""
-    _, inputs = adder
+    _, inputs = summing
     network = exact_adder()
     frozen = freeze_layer(network, inputs.float(), 0)
     p = Subspace(torch.tensor([[1.0], [0.0]]), {"P": 1}, (1, 2))

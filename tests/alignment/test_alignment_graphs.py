@@ -6,7 +6,7 @@ import pytest
 import torch
 from sentences import sentence
 from small_models import LAYERS
-from test_alignment_sweep import adder, study  # noqa: F401 (a fixture)
+from sums import study
 
 from utils.alignment import Pairs, graphs, make_graphs, predict_pairs, random_subspace, read_graphs
 from utils.alignment.__main__ import main

@@ -5,14 +5,13 @@ import pytest
 import torch
 from sentences import sentence
 from small_models import LAYERS, WIDTH, plain
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerFast
+from sums import study
 
 from utils.alignment import load_subspace
 from utils.alignment.__main__ import main
 from utils.alignment.controls import MEANING
 from utils.alignment.results import Layout, read_results, run_cells
-from utils.alignment.study import Study, sweep
+from utils.alignment.study import sweep
 from utils.models import encode_sums, load_adder
 
 LAYOUT = Layout(("layer", "rank"), ("layer", "rank", "name", "iia", "low", "high"), 2)
@@ -102,26 +101,6 @@ def test_several_workers_write_the_same_cells(whole, tmp_path):
 
 
 # ---------------------------------------------------------------- the study of sums
-
-@pytest.fixture(scope="module")
-def adder(tmp_path_factory):
-    """A random GPT-2 classifier with a tokenizer of its own, saved as the shipped one is."""
-    folder = tmp_path_factory.mktemp("models") / "adder"
-    words = {word: i for i, word in enumerate(["<pad>", "+", "=", *map(str, range(1, 11))])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(mark, "isolated") for mark in "+="])
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>").save_pretrained(folder)
-    torch.manual_seed(0)
-    config = GPT2Config(n_layer=LAYERS, n_head=4, n_embd=WIDTH, vocab_size=13, n_positions=8, num_labels=28,
-                        pad_token_id=0, bos_token_id=0, eos_token_id=0)
-    GPT2ForSequenceClassification(config).save_pretrained(folder)
-    return str(folder)
-
-
-def study(adder, **changes):
-    return Study(**dict(model=adder, layers=(1,), ranks=(3, 6 * WIDTH), graphs=("(X+Y)+Z", "X+(Y+Z)"), rows=60,
-                        held_out_rows=40, steps=6, every=3, batch_size=16) | changes)
-
 
 def test_prompts_of_all_sums(adder):
     prompts = encode_sums(load_adder(adder), torch.tensor([[1, 10, 3]]))

@@ -1,5 +1,4 @@
 """What lesson 07 says in words about the shipped models, measured by the lesson's own cells."""
-import pytest
 import torch
 from lessons import run_lesson
 from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering, BertForSequenceClassification
@@ -7,11 +6,6 @@ from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering, Be
 from utils.models import CHECKPOINTS
 
 LOWER, UPPER = slice(0, 2), slice(2, 4)          # layers
-
-
-@pytest.fixture(scope="module")
-def lesson():
-    return run_lesson("07", "sentiment-bert")
 
 
 def right(lesson, curve, dropped):

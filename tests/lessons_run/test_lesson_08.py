@@ -1,14 +1,7 @@
 """What lesson 08 says in words about its small networks, measured by the lesson's own cells."""
-import pytest
 import torch
-from lessons import run_lesson
 
 CONTROLS = ("no swap", "full patch", "random subspace", "arbitrary labels", "untrained model")
-
-
-@pytest.fixture(scope="module")
-def lesson():
-    return run_lesson("08")
 
 
 def test_neither_neurons_nor_the_whole_layer_are_p(lesson):

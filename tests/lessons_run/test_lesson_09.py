@@ -1,14 +1,6 @@
 """What lesson 09 says in words about the shipped model and its sweep, measured by the lesson's own cells."""
 import pytest
 from lessons import run_lesson
-from test_alignment_sweep import adder  # noqa: F401 (a fixture)
-
-SLOW = ("cost-time", "cost-equal")          # nothing in words depends on them
-
-
-@pytest.fixture(scope="module")
-def lesson():
-    return run_lesson("09", "arithmetic-gpt2", skip=SLOW)
 
 
 def share(lesson, taken, stage, position):
@@ -92,7 +84,7 @@ def test_mostly_the_sum_at_the_end_in_any_direction(lesson):
     assert 0.75 < at_end[0] < 0.85 and 0.7 < control[0] < 0.85 and min(at_end[1], control[1]) > 0.95
 
 
-def test_the_same_cells_run_on_another_adder(adder):  # noqa: F811
+def test_the_same_cells_run_on_another_adder(adder):
     names = run_lesson("09", adder)
     assert names["layers"] < 6 and not names["same_model"] and "not on" in names["printed"]["das-table"]
     assert names["own"].high < 0.2, "a random network follows no algorithm"

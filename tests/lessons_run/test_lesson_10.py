@@ -2,12 +2,6 @@
 import numpy as np
 import pytest
 from lessons import run_lesson
-from test_alignment_sweep import adder  # noqa: F401 (a fixture)
-
-
-@pytest.fixture(scope="module")
-def lesson():
-    return run_lesson("10", "arithmetic-gpt2")
 
 
 def test_the_planted_table(lesson):
@@ -107,7 +101,7 @@ def test_the_total_and_the_copy_of_x(lesson):
     assert next(iter(lesson["combine"](with_it, 0.98).parts)) == "(X+Y+Z)"
 
 
-def test_the_same_cells_run_on_another_adder(adder):  # noqa: F811
+def test_the_same_cells_run_on_another_adder(adder):
     names = run_lesson("10", adder)
     assert not names["shipped"] and len(names["rows"]) == 60 > names["old"].sum() > 30
     assert max(len(clique) for clique in names["cliques"]["found"].values()) < 20

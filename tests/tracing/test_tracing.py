@@ -227,11 +227,6 @@ def test_swap_puts_other_subjects_there():
 
 # ---------------------------------------------------------------- on the shipped model
 
-@pytest.fixture(scope="module")
-def shipped():
-    return CausalTracer(load_model())
-
-
 def test_the_shipped_model_carries_a_fact(shipped):
     flow = shipped.calculate_hidden_flow("The Space Needle is located in the city of", samples=3)
     assert flow.input_tokens[:4] == ("<|endoftext|>", "The", " Space", " Needle") and flow.subject_range == (1, 4)

@@ -3,7 +3,7 @@ import pytest
 from benchmarks.make_tracer_numbers import random_gpt2
 from sentences import sentence
 from small_models import bridge, hooks_on, plain
-from test_tracing import PROMPT, SUBJECT, by_hand, shipped, traced, tracer_of  # noqa: F401 (a fixture)
+from test_tracing import PROMPT, SUBJECT, by_hand, traced, tracer_of
 from transformers import AutoModel
 from words import Words
 
