@@ -254,8 +254,12 @@ def composition_scores(weights: HeadWeights, kind: str) -> Float[torch.Tensor, "
     if kind not in ("q", "k", "v"):
         raise CourseError(f"composition is by 'q', 'k' or 'v', not {kind!r}")
     # V O (K Q^T): tall V and Q act on norms like the small triangles of their QR decompositions
-    triangle = lambda tall: torch.linalg.qr(tall.cpu(), mode="r").R
-    norm = lambda matrices: matrices.norm(dim=(-2, -1))
+    def triangle(tall):
+        return torch.linalg.qr(tall.cpu(), mode="r").R
+
+    def norm(matrices):
+        return matrices.norm(dim=(-2, -1))
+
     outer = {"q": weights.k, "k": weights.q, "v": weights.o.mT}[kind]
     writes = triangle(weights.v) @ weights.o.cpu()                                          # [layer, head, size, width]
     reads = getattr(weights, kind).cpu() @ triangle(outer).mT                               # [layer, head, width, size]

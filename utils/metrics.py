@@ -28,7 +28,9 @@ class Outcome(Protocol):
 def logit_difference(logits: Float[torch.Tensor, "*batch vocab"], correct: Int[torch.Tensor, "*batch"],
                      wrong: Int[torch.Tensor, "*batch"]) -> Float[torch.Tensor, "*batch"]:
     """Logit of the correct token minus logit of the wrong one; above 0 the model prefers the correct one."""
-    pick = lambda ids: logits.gather(-1, ids[..., None]).squeeze(-1)
+    def pick(ids):
+        return logits.gather(-1, ids[..., None]).squeeze(-1)
+
     return pick(correct) - pick(wrong)
 
 

@@ -88,7 +88,10 @@ def control_table(frozen: Frozen, train: Swaps, held_out: Swaps, found: Fitted, 
     scores = {"found": iia(frozen, held_out, found.subspace), "no swap": iia(frozen, held_out, None),
               "full patch": full_patch(frozen, held_out), "random subspace": random_iia(frozen, held_out, ranks, seed=seed)}
     table = deal_labels(outputs_of(frozen), train, seed)
-    again = lambda other, one, two: iia(other, two, fit(other, one, ranks, seed=seed, **options).subspace)
+
+    def again(other, one, two):
+        return iia(other, two, fit(other, one, ranks, seed=seed, **options).subspace)
+
     scores["arbitrary labels"] = again(frozen, relabel(train, table), relabel(held_out, table))
     if untrained is not None:
         if untrained.values.shape != frozen.values.shape or outputs_of(untrained) != outputs_of(frozen):

@@ -53,7 +53,10 @@ def together(*parts: Swaps) -> Swaps:
     """All rows of several sets. A variable that a set does not swap takes the base as its source: nothing happens."""
     names = dict.fromkeys(v for part in parts for v in part.sources)
     sources = {v: torch.cat([part.sources.get(v, part.base) for part in parts]) for v in names}
-    one = lambda name: torch.cat([getattr(part, name) for part in parts])
+
+    def one(name):
+        return torch.cat([getattr(part, name) for part in parts])
+
     return Swaps(one("base"), sources, one("labels"), one("base_labels"))
 
 

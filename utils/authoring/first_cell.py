@@ -23,7 +23,8 @@ def course_folder(start=Path.cwd()):
     return next((str(place) for place in places if (place / "utils" / "checks").is_dir()), None)
 
 class Stop(Exception):                                         # one sentence instead of a traceback
-    _render_traceback_ = lambda self: [str(self)]
+    def _render_traceback_(self):
+        return [str(self)]
 
 if sys.version_info < (3, 11):
     raise Stop("This course needs Python 3.11 or newer, and this kernel runs " + sys.version.split()[0] + ".")

@@ -73,7 +73,9 @@ def code_cells(notebook: dict) -> list[dict]:
 
 def output_text(cell: dict) -> Iterator[tuple[str, str]]:
     """All text of the outputs of a cell as (mime type, text); printed text has the type "stream"."""
-    joined = lambda value: "".join(value) if isinstance(value, list) else value
+    def joined(value):
+        return "".join(value) if isinstance(value, list) else value
+
     for output in cell.get("outputs", []):
         if output["output_type"] == "stream":
             yield "stream", joined(output["text"])

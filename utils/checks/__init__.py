@@ -103,8 +103,7 @@ def registry() -> dict[str, Exercise]:
     for module in pkgutil.iter_modules(__path__):
         if re.fullmatch(r"nb\d\d", module.name):
             importlib.import_module(f"{__name__}.{module.name}")
-    number = lambda name: [int(part) for part in name.split()[0].split(".")]
-    return dict(sorted(_EXERCISES.items(), key=lambda item: number(item[0])))
+    return {name: _EXERCISES[name] for name in sorted(_EXERCISES, key=_number)}
 
 
 def _find(name: str) -> Exercise:
@@ -119,6 +118,11 @@ def _find(name: str) -> Exercise:
     if name in _EXERCISES:
         return _EXERCISES[name]
     raise ExerciseError(f'There is no exercise "{name}"' + nearest(name, registry()))
+
+
+def _number(name: str) -> list[int]:
+    """[3, 2] for exercise "3.2 patch_residual"."""
+    return [int(part) for part in name.split()[0].split(".")]
 
 
 def _module(name: str) -> str:

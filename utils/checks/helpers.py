@@ -189,8 +189,8 @@ def _same(a: Any, b: Any) -> bool:
     if a is b:
         return True
     if isinstance(a, torch.Tensor):
-        equal = lambda: bool(((a == b) | ((a != a) & (b != b))).all())
-        return a.shape == b.shape and a.dtype == b.dtype and (a.is_meta or equal())
+        alike = a.shape == b.shape and a.dtype == b.dtype
+        return alike and (a.is_meta or bool(((a == b) | ((a != a) & (b != b))).all()))
     if isinstance(a, np.ndarray):
         return a.shape == b.shape and bool(np.all((a == b) | ((a != a) & (b != b))))
     if isinstance(a, (list, tuple)):

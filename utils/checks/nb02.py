@@ -61,7 +61,10 @@ def _(attempt):
     modules = {"double": nn.Linear(1, 1, bias=False), "triple": nn.Linear(1, 1, bias=False)}
     for module, weight in zip(modules.values(), (2.0, 3.0)):
         nn.init.constant_(module.weight, weight)
-    run = lambda x: modules["triple"](modules["double"](torch.tensor([[x]])))
+
+    def run(x):
+        return modules["triple"](modules["double"](torch.tensor([[x]])))
+
     manager = call(attempt, modules)
     require(hasattr(manager, "__enter__"), "it cannot be used after `with`: decorate it with @contextmanager.")
     try:
@@ -128,7 +131,10 @@ def _(attempt):
     embedding, attn, mlp = _numbers(3, 4), _numbers(2, 3, 4, seed=1), _numbers(2, 3, 4, seed=2)
     result = tensor_like(call(attempt, embedding, attn, mlp), shape={"step": 5, "prompt": 3, "width": 4})
     a0, a1, m0, m1 = attn[0], attn[1], mlp[0], mlp[1]
-    sums = lambda *parts: torch.stack([sum(parts[:i + 1]) for i in range(5)])
+
+    def sums(*parts):
+        return torch.stack([sum(parts[:i + 1]) for i in range(5)])
+
     close(result, sums(embedding, a0, m0, a1, m1), wrong={
         "The MLP of a layer was added before its attention: attention comes first.": sums(embedding, m0, a0, m1, a1),
         "All attention layers were added before the MLPs: the two alternate.": sums(embedding, a0, a1, m0, m1),
@@ -188,7 +194,9 @@ def _(attempt):
     final, toward = torch.tensor([[4.0, 0.0], [1.0, 5.0]]), torch.tensor([[1.0, 5.0], [2.0, 1.0]])
     centred, written = torch.tensor([[1.0, -1.0], [-2.0, 2.0]]), torch.tensor([[3.0, 1.0], [0.0, 4.0]])
     ones, gain = torch.ones(2), torch.tensor([1.5, 6.0])
-    score = lambda x, weight=gain: (x * weight * toward).sum(-1)
+
+    def score(x, weight=gain):
+        return (x * weight * toward).sum(-1)
 
     def ask(x, weight, eps, expected, wrong):
         result = tensor_like(call(attempt, x, final, toward, weight, eps), shape={"prompt": 2})

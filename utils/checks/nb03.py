@@ -76,7 +76,10 @@ def _(attempt):
 @exercise("3.2 patch_residual", difficulty=2, minutes=6)
 def _(attempt):
     (_, corrupted), (cache, _) = _pair(), _caches()
-    patch = lambda layer, position: _written(corrupted, cache, "resid_pre", layer, position)
+
+    def patch(layer, position):
+        return _written(corrupted, cache, "resid_pre", layer, position)
+
     for layer, position in ((2, CHANGED + 1), (2, CHANGED), (2, POSITIONS - 1)):
         found = _like_logits(call(attempt, _model(), corrupted, cache, layer, position))
         right, nothing = patch(layer, position), run(_model(), corrupted)
@@ -124,7 +127,10 @@ def _(attempt):
 def _(attempt):
     (_, corrupted), caches, layer = _pair(), _caches(), 1
     correct, wrong = torch.tensor([3, 11]), torch.tensor([8, 20])
-    difference = lambda logits: metrics.logit_difference(logits[:, -1], correct, wrong)
+
+    def difference(logits):
+        return metrics.logit_difference(logits[:, -1], correct, wrong)
+
     rows = [_written(corrupted, caches[0], "resid_pre", layer, position) for position in range(POSITIONS)]
     kept = [_written(corrupted, caches[0], "resid_pre", layer, tuple(range(end))) for end in range(1, POSITIONS + 1)]
     right = torch.stack([difference(logits) for logits in rows])
@@ -145,7 +151,9 @@ def _(attempt):
 
 @exercise("3.5 backup", difficulty=2, minutes=3)
 def _(attempt):
-    value = lambda a, b: float(tensor_like(torch.as_tensor(call(attempt, a, b), dtype=torch.float32), shape=()))
+    def value(a, b):
+        return float(tensor_like(torch.as_tensor(call(attempt, a, b), dtype=torch.float32), shape=()))
+
     corrupted, clean, only_a, only_b = value(0, 0), value(1, 1), value(1, 0), value(0, 1)
     require((corrupted, clean) == (0, 1), "it must be 0 in the corrupted run, (0, 0), and 1 in the clean run, (1, 1): "
                                           f"got {corrupted:g} and {clean:g}.")
@@ -159,9 +167,12 @@ def _(attempt):
 
 @exercise("3.6 patch_head", difficulty=3, minutes=4)
 def _(attempt):
-    (_, corrupted), (cache, _), last = _pair(), _caches(), POSITIONS - 1
-    for layer, head in ((1, CHANGED), (1, 0)):
-        patch = lambda **where: _written(corrupted, cache, "z", layer, **where)
+    (_, corrupted), (cache, _), last, layer = _pair(), _caches(), POSITIONS - 1, 1
+
+    def patch(**where):
+        return _written(corrupted, cache, "z", layer, **where)
+
+    for head in (CHANGED, 0):
         right, nothing = patch(position=last, head=head), run(_model(), corrupted)
         wrong = {}
         if head == CHANGED:          # an earlier position would change nothing
@@ -182,7 +193,10 @@ def _held(sender: tuple[int, int], later: str = "clean", whole_layer: bool = Fal
           mlps: bool = False) -> torch.Tensor:
     """Logits of the clean run with a corrupted sender, by the engine: what `later` layers do, and how much is sent."""
     (clean, _), caches, (layer, head), layers = _pair(), _caches(), sender, range(_model().cfg.n_layers)
-    z = lambda which, i: caches[which][f"blocks.{i}.attn.hook_z"]
+
+    def z(which, i):
+        return caches[which][f"blocks.{i}.attn.hook_z"]
+
     position = POSITIONS - 1 if last_only else None
     sent = z(1, layer).flatten(2) if whole_layer else z(1, layer)[:, :, head]
     sent = sent[:, position] if last_only else sent

@@ -17,8 +17,11 @@ from . import call, close, exercise, require, tensor_like
 @exercise("4.1 repeated_tokens", difficulty=1, minutes=4)
 def _(attempt):
     n, period, vocabulary, bos = 40, 12, 7, 3
-    draw = lambda seed: tensor_like(call(attempt, n, period, vocabulary, bos, torch.Generator().manual_seed(seed)),
-                                    shape={"sequence": n, "position": 1 + 2 * period}, dtype=int)
+
+    def draw(seed):
+        return tensor_like(call(attempt, n, period, vocabulary, bos, torch.Generator().manual_seed(seed)),
+                           shape={"sequence": n, "position": 1 + 2 * period}, dtype=int)
+
     tokens = draw(0)
     require(not ((tokens[:, -1] == bos).all() and not (tokens[:, 0] == bos).all()),
             "BOS still stands at the end, where nobody reads it: it comes first.")
@@ -47,8 +50,10 @@ def _(attempt):
     logits, tokens = torch.randn(2, 5, 7, generator=generator) * 2, torch.tensor([[0, 3, 5, 3, 5], [0, 6, 1, 6, 1]])
     found = tensor_like(call(attempt, logits, tokens))
     logs = logits.log_softmax(-1)
-    take = lambda values, wanted: torch.stack([torch.stack([row[int(t)] for row, t in zip(rows, ids)])
-                                               for rows, ids in zip(values, wanted)])
+
+    def take(values, wanted):
+        return torch.stack([torch.stack([row[int(t)] for row, t in zip(rows, ids)]) for rows, ids in zip(values, wanted)])
+
     right = take(logs[:, :-1], tokens[:, 1:])
     require(found.shape != (2, 5), "there is one number too many in each row: nothing is said about BOS, and the last "
                                    "logits are about a token that is not there.")
@@ -83,8 +88,10 @@ def _planted(period: int) -> Float[torch.Tensor, "head query key"]:
 def _(attempt):
     for period in (4, 6):
         pattern, width = _planted(period), 2 * period + 1
-        over = lambda shift, start, end=width: torch.stack(
-            [pattern[:, q, q - shift] for q in range(start, end)]).mean(0)
+
+        def over(shift, start, end=width):
+            return torch.stack([pattern[:, q, q - shift] for q in range(start, end)]).mean(0)
+
         found = tensor_like(call(attempt, pattern, period))
         require(found.shape != (), "one number for each head is asked for: average over the positions only.")
         close(tensor_like(found, shape={"head": 3}), over(period - 1, period + 1), wrong={
@@ -123,8 +130,13 @@ def _model():
 @exercise("4.4 knock_out", difficulty=3, minutes=6)
 def _(attempt):
     tokens = tasks.generate_repeated_tokens(2, 3, 500, seed=2)
-    gone = lambda sites: run(_model(), tokens, [Do(site, 0.0) for site in sites])
-    heads = lambda chosen: [Site("z", layer, None, head) for layer, head in chosen]
+
+    def gone(sites):
+        return run(_model(), tokens, [Do(site, 0.0) for site in sites])
+
+    def heads(chosen):
+        return [Site("z", layer, None, head) for layer, head in chosen]
+
     message = "these are not the logits of a run in which exactly these heads are zero."
     for chosen in ([(1, 2)], [(0, 1), (2, 3)], [(2, 0), (2, 3), (4, 1)]):
         found = tensor_like(call(attempt, _model(), tokens, chosen),
@@ -156,7 +168,10 @@ def _(attempt):
 def _weights(width: int = 6, size: int = 2, seed: int = 0):
     """early_v, early_o, late_q, late_k, none of them of unit size."""
     generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(*shape, generator=generator) * 0.6
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator) * 0.6
+
     return draw(width, size), draw(size, width), draw(width, size), draw(width, size)
 
 
@@ -172,7 +187,7 @@ def _(attempt):
     close(misses, 0.0, message=f"the keys read nothing that was written, so it must be 0: got {misses.item():.3g}.")
     v, o, q, k = _weights()
     writes, reads = v @ o, q @ k.T
-    norm = lambda matrix, **how: torch.linalg.matrix_norm(matrix, **how)
+    norm = torch.linalg.matrix_norm
     right = norm(reads @ writes.T) / norm(reads) / norm(writes)
     close(tensor_like(call(attempt, v, o, q, k), shape=()), right, wrong={
         "that is Q-composition: the key side of `reads` meets what was written.":

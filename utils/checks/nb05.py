@@ -182,8 +182,12 @@ def _(attempt):
 def _(attempt):
     shape, start, stop = (3, 4), 1, 3
     samples = torch.tensor([0.0, 0.02, 0.1])
-    spoil = lambda level: 0.9 - level + samples
-    restore = lambda level, layer, position: 0.9 - level * (0.1 * layer + 0.2 * position) + 2 * samples
+
+    def spoil(level):
+        return 0.9 - level + samples
+
+    def restore(level, layer, position):
+        return 0.9 - level * (0.1 * layer + 0.2 * position) + 2 * samples
 
     def right(level, start=start, stop=stop, sample=None):
         low, found = spoil(level).mean(), torch.full(shape, float("nan"))
@@ -193,7 +197,9 @@ def _(attempt):
                 found[position, layer] = (score.mean() if sample is None else score[sample]) - low
         return found
 
-    tried = lambda **options: call(attempt, restore, spoil, shape, start, stop, **options)
+    def tried(**options):
+        return call(attempt, restore, spoil, shape, start, stop, **options)
+
     found = tried(level=0.4)
     require(isinstance(found, Tensor), "expected a tensor [position, layer].")
     require(found.shape == shape, "the map keeps all positions and layers: NaN in those that were not computed.")
@@ -246,7 +252,9 @@ def _(attempt):
             sites = [Site(kind, layer, None if everywhere else position) for layer in layers]
             return [Do(site, value) for site, value in read(_model(), _prompts(), sites, plan)[1].items()]
 
-        score = lambda *writes: _score(_corrupt(), mend, *writes)
+        def score(*writes):
+            return _score(_corrupt(), mend, *writes)
+
         wrong = {
             "nothing is severed: that is the plain restore. Are the later outputs read *without* the mended state?":
                 score(*held(part, _corrupt(), mend)),

@@ -123,7 +123,10 @@ def _(attempt):
     right = masked_losses(model, prompts, answers, layer, ids, kept)
     logits = at_end(model, prompts)
     places = torch.arange(logits.shape[-1])
-    behind = lambda of: torch.stack([F.cross_entropy(logits * row[of], answers) for row in kept])
+
+    def behind(of):
+        return torch.stack([F.cross_entropy(logits * row[of], answers) for row in kept])
+
     close(result, right, wrong={
         "You masked the logits: the model had already finished. Silence neurons inside, with Do and Site.": behind(places * groups // len(places)),
         "You masked the logits: `ids` names neurons, not words.": behind(ids[places % width]),
@@ -237,7 +240,10 @@ def _(attempt):
 @exercise("6.8 interaction", difficulty=2, minutes=4)
 def _(attempt):
     everything = {0, 1, 2, 3}
-    result = lambda a, b: float(tensor_like(call(attempt, _Backup(), everything, a, b), shape=()))
+
+    def result(a, b):
+        return float(tensor_like(call(attempt, _Backup(), everything, a, b), shape=()))
+
     # by hand: 0 and 3 alone cost 1 and 0, together 9; 1 and 2 alone cost -1 and 9, together 11
     close(result(0, 3), -8.0, wrong={
         "The sign is wrong: groups that back each other up should come out below 0.": 8.0,

@@ -73,7 +73,9 @@ def _scores(model) -> Tensor:
 
 def _leaves_nothing(attempt, model, *args) -> None:
     """The attempt once more on tokens that the model cannot read: its hook must be gone nevertheless."""
-    hooks = lambda: sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+    def hooks():
+        return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
     before, unreadable = hooks(), {name: torch.full_like(value, VOCAB + 5) for name, value in _inputs().items()}
     with suppress(Exception):  # that it raises is what this is about
         attempt(model, unreadable, *args)

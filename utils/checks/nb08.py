@@ -86,7 +86,10 @@ def _(attempt):
 def _(attempt):
     causal = addition("(X+Y)+Z", 1, 5)
     base, source = {"X": 1, "Y": 2, "Z": 5}, {"X": 4, "Y": 5, "Z": 2}
-    answer = lambda name: tensor_like(_one_number(call(attempt, causal, base, source, name)), shape=(), dtype=int)
+
+    def answer(name):
+        return tensor_like(_one_number(call(attempt, causal, base, source, name)), shape=(), dtype=int)
+
     # by hand, in (X + Y) + Z: P is 3 on the base and 9 on the source
     close(answer("P"), 9 + 5, wrong={
         "The wrong way round: the base runs, and one value comes from the source.": 3 + 2,
@@ -107,7 +110,10 @@ def _(attempt):
     base, source, columns = _random(6, 7), _random(6, 7, seed=1), _turned(7, 3)
     raw = call(attempt, base, source, columns.clone().requires_grad_())
     result = tensor_like(raw, shape={"row": 6, "width": 7})
-    inside = lambda values: torch.einsum("rw,wk,vk->rv", values, columns, columns)
+
+    def inside(values):
+        return torch.einsum("rw,wk,vk->rv", values, columns, columns)
+
     first = torch.cat([source[:, :3], base[:, 3:]], 1)
     close(result, base - inside(base) + inside(source), wrong={
         "The wrong way round: base and source are exchanged. Outside the subspace everything stays as in the base.":
@@ -175,7 +181,10 @@ def _(attempt):
     swaps, columns = swaps[:70], above.turn[:, :1] * 0.8 + above.turn[:, 1:2] * 0.6      # not quite the right one
     base, source = hidden[swaps.base], hidden[swaps.sources["P"]]
     inside = (source - base) @ columns @ columns.T
-    says = lambda values: above(values).argmax(-1)
+
+    def says(values):
+        return above(values).argmax(-1)
+
     result = call(attempt, above, hidden, swaps, columns, 32)
     result = tensor_like(result, dtype=None)
     require(result.ndim > 0, "return one True or False for each swap, not their mean.")

@@ -66,9 +66,14 @@ def _(attempt):
 
 @exercise("9.3 telling", difficulty=2, minutes=5)
 def _(attempt):
-    asked = lambda base, source: tensor_like(call(attempt, base, source), shape={"row": len(base)}, dtype=bool)
+    def asked(base, source):
+        return tensor_like(call(attempt, base, source), shape={"row": len(base)}, dtype=bool)
+
     fives = torch.full((1, 3), 5)
-    one = lambda *changes: bool(asked(fives, fives + torch.tensor(changes)))
+
+    def one(*changes):
+        return bool(asked(fives, fives + torch.tensor(changes)))
+
     require(one(1, 2, 4), "5+5+5 with source 6+7+9 has eight different answers, 15 to 22: this row should be kept.")
     require(not one(0, 2, 4), "X is 5 in base and source: whether it was taken cannot be seen in the answer.")
     require(not one(2, 2, 5), "X and Y change by 2 each: taking X and taking Y give the same answer.")
@@ -148,7 +153,9 @@ def _(attempt):
 
 @exercise("9.6 moved_and_stayed", difficulty=2, minutes=4)
 def _(attempt):
-    rows = lambda *values: torch.tensor(values)
+    def rows(*values):
+        return torch.tensor(values)
+
     # (predicted, label, base label): 4 of 5 right where the label changes, 1 of 4 where it stays
     batches = [(rows(1, 2, 7, 3), rows(1, 2, 3, 3), rows(0, 0, 3, 3)),
                (rows(5, 6, 7, 8), rows(4, 6, 7, 9), rows(4, 5, 8, 9)),
@@ -200,7 +207,9 @@ def _(attempt):
 
 @exercise("9.8 share_explained", difficulty=3, minutes=5)
 def _(attempt):
-    result = lambda values, groups: float(tensor_like(call(attempt, values, groups), shape=(), dtype=None))
+    def result(values, groups):
+        return float(tensor_like(call(attempt, values, groups), shape=(), dtype=None))
+
     values = torch.tensor([[1.0, 10], [3, 10], [5, 10], [9, 10], [11, 10], [1, 16]])
     groups = torch.tensor([7, 7, 7, 4, 4, 4])
     # by hand: first column, means 3 and 7 around 5: 24 of 88; second column, means 10 and 12 around 11: 6 of 30

@@ -22,7 +22,10 @@ def _random(low: int, high: int, *shape: int, seed: int = 0) -> Tensor:
 def _(attempt):
     inputs = _random(1, 11, 9, 3)
     rows = inputs.tolist()
-    table = lambda label: torch.tensor([[label(*base, *source) for source in rows] for base in rows])
+
+    def table(label):
+        return torch.tensor([[label(*base, *source) for source in rows] for base in rows])
+
     right = table(lambda a, b, c, x, y, z: x + y + c - 3)
     others = {
         "That is base and source the wrong way round: X+Y comes from the source (columns), Z from the base (rows).":
@@ -188,6 +191,16 @@ def _(attempt):
 
 # ---------------------------------------------------------------- 10.6: coverage and faithfulness
 
+def _pooled(found: dict[str, list[bool]]) -> float:
+    """The share of successes among all pairs of all parts."""
+    return sum(map(sum, found.values())) / sum(map(len, found.values()))
+
+
+def _mean_of_parts(found: dict[str, list[bool]]) -> float:
+    """The mean, over the parts that have pairs, of each part's own share of successes."""
+    return float(np.mean([np.mean(pairs) for pairs in found.values() if pairs]))
+
+
 @exercise("10.6 cover", difficulty=3, minutes=6)
 def _(attempt):
     n, parts = 12, {"a": [0, 1, 2, 3, 4], "b": [3, 4, 5, 6, 7, 8], "c": [10]}
@@ -203,23 +216,25 @@ def _(attempt):
         "The coverage is a share of all inputs: divide by their number.": 10,
         "The coverage leaves out the part of a single input: it is covered too.": 9 / 12})
     owned = {"a": [0, 1, 2, 3, 4], "b": [5, 6, 7, 8], "c": [10]}
-    counted = lambda given, same: {name: [bool(success[name][i, j]) for i in part for j in part if same or i != j]
-                                   for name, part in given.items()}
-    pooled = lambda found: sum(map(sum, found.values())) / sum(map(len, found.values()))
-    right, shares = counted(owned, False), lambda found: [sum(f) / len(f) for f in found.values() if f]
+
+    def counted(given, same):
+        return {name: [bool(success[name][i, j]) for i in part for j in part if same or i != j]
+                for name, part in given.items()}
+
+    right = counted(owned, False)
     of = {i: name for name, part in owned.items() for i in part}
-    close(faithfulness, pooled(right), wrong={
-        "The faithfulness counts what an input does with itself.": pooled(counted(owned, True)),
-        "Inputs 3 and 4 are counted in two parts; they belong to the first.": pooled(counted(parts, False)),
+    close(faithfulness, _pooled(right), wrong={
+        "The faithfulness counts what an input does with itself.": _pooled(counted(owned, True)),
+        "Inputs 3 and 4 are counted in two parts; they belong to the first.": _pooled(counted(parts, False)),
         "Inputs 3 and 4 are counted in two parts, and so is what an input does with itself.":
-            pooled(counted(parts, True)),
+            _pooled(counted(parts, True)),
         "That is a mean over parts, in which a small part weighs as much as a large one: add up successes and pairs.":
-            sum(shares(right)) / len(shares(right)),
+            _mean_of_parts(right),
         "That is a mean over parts, and what an input does with itself is counted.":
-            sum(shares(counted(owned, True))) / 3,
+            _mean_of_parts(counted(owned, True)),
         "That is a mean over parts, and both doubles and what an input does with itself are counted.":
-            sum(shares(counted(parts, True))) / 3,
+            _mean_of_parts(counted(parts, True)),
         "Inputs 3 and 4 belong to the first part that names them, not to the last.":
-            pooled(counted({"a": [0, 1, 2], "b": parts["b"], "c": [10]}, False)),
+            _pooled(counted({"a": [0, 1, 2], "b": parts["b"], "c": [10]}, False)),
         "Pairs across parts are counted: the combination says nothing about them.":
             float(np.mean([bool(success[of[i]][i, j]) for i in of for j in of if i != j]))})

@@ -232,7 +232,10 @@ def trade_off(success: Mapping[str, Success], levels: Sequence[float] = (1.0, 0.
     """`combine` at each level, for all causal models, for each alone, and for the shuffled control."""
     tables, _ = _tables(success)
     dealt = {name: shuffled_pairs(table, seed + i) for i, (name, table) in enumerate(tables.items())}
-    own = lambda name: {name: cliques[name]} if cliques and name in cliques else None
+
+    def own(name):
+        return {name: cliques[name]} if cliques and name in cliques else None
+
     return TradeOff(tuple(levels), tuple(combine(tables, level, cliques) for level in levels),
                     {name: np.array([combine({name: table}, level, own(name)).coverage for level in levels])
                      for name, table in tables.items()},

@@ -113,9 +113,9 @@ def _require_classes(model, examples: Examples) -> None:
         return
     missing = sorted(set(wanted) - set(answers.tolist()))
     if missing:
-        listed = lambda numbers: ", ".join(map(str, sorted(numbers)))
-        raise CourseError(f"class {listed(missing)} is missing from the fine-tuning set, which holds only "
-                          f"{listed(set(answers.tolist()))}: a model would learn never to say it")
+        absent, held = (", ".join(map(str, sorted(numbers))) for numbers in (missing, set(answers.tolist())))
+        raise CourseError(f"class {absent} is missing from the fine-tuning set, which holds only {held}: a model would "
+                          "learn never to say it")
 
 
 # ---------------------------------------------------------------- which weights belong to a group

@@ -59,7 +59,10 @@ def random_orders(groups: int, number: int, *, strategy: str = "uniform",
         raise CourseError(f"{strategy} orders of {groups} groups come in blocks of {block}: choose a multiple of that, "
                           f"not {number}")
     generator = torch.Generator().manual_seed(seed)
-    draw = lambda: torch.stack([torch.randperm(groups, generator=generator) for _ in range(number // block)])
+
+    def draw():
+        return torch.stack([torch.randperm(groups, generator=generator) for _ in range(number // block)])
+
     drawn = draw()
     if strategy == "antithetic":
         return torch.stack([drawn, groups - 1 - drawn], 1).flatten(0, 1)

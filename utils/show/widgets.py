@@ -87,7 +87,9 @@ def menus(table: pd.DataFrame, columns: int, *, column: str = "head"):
     """A widget: choose task, estimator and group; see the map, and the group in every task. Raises ImportError."""
     import ipywidgets  # only where a menu is wanted
 
-    menu = lambda name, options: ipywidgets.Dropdown(options=list(options), description=name)
+    def menu(name, options):
+        return ipywidgets.Dropdown(options=list(options), description=name)
+
     choices = {"task": menu("task", table.task.unique()), "method": menu("estimator", table.method.unique()),
                "label": menu("group", table.label.unique())}
     picture = ipywidgets.HTML()

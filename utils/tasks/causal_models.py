@@ -80,7 +80,10 @@ def addition(name: str, low: int = 1, high: int = 10) -> CausalModel:
     require_known(name, SUMS, f"there is no sum {name!r}")
     first = SUMS[name]
     rest = ["P", *(v for v in "XYZ" if v not in first)]
-    span = lambda terms: range(low * terms, high * terms + 1)
+
+    def span(terms):
+        return range(low * terms, high * terms + 1)
+
     return CausalModel(
         name, values={**dict.fromkeys("XYZ", span(1)), "P": span(len(first)), "O": span(3)},
         parents={"P": tuple(first), "O": rest}, functions={"P": _add, "O": _add},
@@ -214,7 +217,10 @@ def sample_counterfactuals(model: CausalModel, variables: str | Sequence[str], r
                           "come")
     generator = torch.Generator().manual_seed(seed)
     draw_inputs = _sampler(model, balance, among, generator)
-    draw = lambda size: counterfactuals(model, draw_inputs(size), {v: draw_inputs(size) for v in variables})
+
+    def draw(size):
+        return counterfactuals(model, draw_inputs(size), {v: draw_inputs(size) for v in variables})
+
     if changed is None:
         return draw(rows)
     quota = {True: round(changed * rows), False: rows - round(changed * rows)}
@@ -236,7 +242,10 @@ def sample_counterfactuals(model: CausalModel, variables: str | Sequence[str], r
 
 def _joined(parts: Sequence[Counterfactuals]) -> Counterfactuals:
     sources = {v: torch.cat([part.sources[v] for part in parts]) for v in parts[0].sources}
-    together = lambda name: torch.cat([getattr(part, name) for part in parts])
+
+    def together(name):
+        return torch.cat([getattr(part, name) for part in parts])
+
     return Counterfactuals(parts[0].model, together("base"), sources, together("labels"), together("base_labels"))
 
 
@@ -264,7 +273,9 @@ def _layout(model: CausalModel) -> dict[str, tuple[float, int]]:
         parents, floor = [places[p] for p in model.parents[variable]], model.floors[variable]
 
         def crowded(x: float) -> bool:
-            at = lambda parent, level: parent[0] + (x - parent[0]) * (level - parent[1]) / (floor - parent[1])
+            def at(parent, level):
+                return parent[0] + (x - parent[0]) * (level - parent[1]) / (floor - parent[1])
+
             return any(abs(other - x) < 1.8 if level == floor else
                        any(parent[1] < level and abs(other - at(parent, level)) < 0.4 for parent in parents)
                        for other, level in places.values())

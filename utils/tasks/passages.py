@@ -158,19 +158,24 @@ def _block(name: str, sort: str, values: dict[str, str], rng: random.Random, new
         else:
             text, sentence = text + " " * bool(text), capital(sentence)
         where = spans.get("s") or spans.get("o")
-        shift = lambda span: (span[0] + len(text), span[1] + len(text))
-        full = shift((where[1] - len(name), where[1])) if named else None
-        facts += [Fact(name, slot, values[slot], shift(span), full) for slot, span in spans.items() if slot in values]
+        full = _moved((where[1] - len(name), where[1]), len(text)) if named else None
+        facts += [Fact(name, slot, values[slot], _moved(span, len(text)), full)
+                  for slot, span in spans.items() if slot in values]
         text += sentence + "."
     return Passage(text, tuple(facts))
+
+
+def _moved(span: tuple[int, int] | None, by: int) -> tuple[int, int] | None:
+    """A span of characters in a text to which `by` characters were put in front."""
+    return span and (span[0] + by, span[1] + by)
 
 
 def _joined(parts: Sequence[Passage]) -> Passage:
     text, facts = "", []
     for part in parts:
         text += " " * bool(text)
-        move = lambda span: span and (span[0] + len(text), span[1] + len(text))
-        facts += [replace(fact, span=move(fact.span), named=move(fact.named)) for fact in part.facts]
+        facts += [replace(fact, span=_moved(fact.span, len(text)), named=_moved(fact.named, len(text)))
+                  for fact in part.facts]
         text += part.text
     return Passage(text, tuple(facts))
 

@@ -155,8 +155,12 @@ def _facts(kind: str, relation: str, pairs: list[tuple[str, str]], seen: list[st
 
     A pattern that begins another ("is located in", "is located in the city of") has two right continuations and is left out.
     """
-    unshown = lambda s, i: seen[i] not in showed and held_out(kind, relation, s, i)
-    begins_another = lambda pattern: any(other.startswith(pattern + " ") for other in seen)
+    def unshown(s, i):
+        return seen[i] not in showed and held_out(kind, relation, s, i)
+
+    def begins_another(pattern):
+        return any(other.startswith(pattern + " ") for other in seen)
+
     facts = [Fact(pattern.replace("{s}", s), s, " " + o, relation, unshown(s, i))
              for s, o in pairs for i, pattern in enumerate(seen) if not begins_another(pattern)]
     return facts + [Fact(pattern.replace("{s}", s), s, " " + o, relation, True) for s, o in pairs for pattern in unseen]

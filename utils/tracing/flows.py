@@ -112,8 +112,12 @@ def average_indirect_effect(flows: Sequence[HiddenFlow], *, level: float = 0.95,
             effect = flow.indirect_effect[positions.start:positions.stop].mean(0)
             if not effect.isnan().all():
                 of_role[role].append(effect)
-    interval = lambda values: bootstrap(values, level=level, seed=seed) if values.shape[-1] > 1 else Interval(
-        values.mean(-1).numpy(), *[np.full(len(values), np.nan)] * 2, level)
+
+    def interval(values):
+        if values.shape[-1] > 1:
+            return bootstrap(values, level=level, seed=seed)
+        return Interval(values.mean(-1).numpy(), *[np.full(len(values), np.nan)] * 2, level)
+
     curves = {role: interval(torch.stack(effects, -1).double()) for role, effects in of_role.items() if effects}
     total = bootstrap(torch.tensor([flow.total_effect for flow in flows]), level=level, seed=seed)
     return AverageEffect(curves, {role: len(of_role[role]) for role in curves}, total, flows[0].kind, flows[0].window,

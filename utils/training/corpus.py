@@ -52,7 +52,10 @@ def landmark_document(rng: random.Random) -> str:
 def crossed(rng: random.Random, rows: list[dict[str, str]], column: str) -> tuple[str, str, str]:
     """A subject and two others that each differ from it in a single word."""
     subject = rng.choice(rows)[column]
-    differing = lambda other: sum(x != y for x, y in zip(subject.split(), other.split()))
+
+    def differing(other):
+        return sum(x != y for x, y in zip(subject.split(), other.split()))
+
     others = [row[column] for row in rows if differing(row[column]) == 1]
     return subject, *rng.sample(others, 2)
 

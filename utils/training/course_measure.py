@@ -112,7 +112,10 @@ def induction(model, n: int = 32, period: int = 50) -> dict[str, float | str]:
     stripe = patterns[..., query, query + 1 - period].mean((1, 3))
     every = torch.arange(1, 2 * period + 1)
     previous = patterns[..., every, every - 1].mean((1, 3))
-    name = lambda scores: "{}.{}".format(*divmod(scores.flatten().argmax().item(), scores.shape[1]))
+
+    def name(scores):
+        return "{}.{}".format(*divmod(scores.flatten().argmax().item(), scores.shape[1]))
+
     return {"first_half_accuracy": right[:, :period].mean().item(), "second_half_accuracy": right[:, second].mean().item(),
             "first_half_log_prob": log_probability[:, :period].mean().item(),
             "second_half_log_prob": log_probability[:, second].mean().item(),
@@ -174,7 +177,10 @@ GROUPS = ("first subject token", "middle subject tokens", "last subject token", 
 def subject_positions(model, fact: tasks.Fact) -> list[int]:
     """Positions of the subject's tokens (the space before a word belongs to its first token)."""
     start = fact.prompt.index(fact.subject)
-    length = lambda text: encode(model, [text], warn=False).tokens.shape[1] if text else 1
+
+    def length(text):
+        return encode(model, [text], warn=False).tokens.shape[1] if text else 1
+
     return list(range(length(fact.prompt[:start].rstrip()), length(fact.prompt[:start] + fact.subject)))
 
 
@@ -222,7 +228,9 @@ def average_trace(model, items: Sequence[tasks.Fact], n: int, samples: int = 4, 
 
 
 def rome(model, n: int = 30) -> dict[str, float]:
-    several = lambda items: [f for f in items if f.prompt.startswith("The " + f.subject) or f.prompt.startswith(f.subject)]
+    def several(items):
+        return [f for f in items if f.prompt.startswith("The " + f.subject) or f.prompt.startswith(f.subject)]
+
     shared = several(tasks.landmark_facts(True)) + several(tasks.people_facts(True))
     numbers = {}
     for name, items in (("real", several(tasks.landmark_facts())), ("shared", shared)):

@@ -13,7 +13,9 @@ STATE_FILE = "training-state.pt"
 
 def make_optimizers(model, rate: float, blocks: str) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks (parameters with `blocks` in their name), AdamW for everything else."""
-    is_hidden = lambda name, p: p.dim() == 2 and blocks in name
+    def is_hidden(name, p):
+        return p.dim() == 2 and blocks in name
+
     hidden = [p for n, p in model.named_parameters() if is_hidden(n, p)]
     other = [p for n, p in model.named_parameters() if not is_hidden(n, p)]
     muon = torch.optim.Muon(hidden, lr=rate, weight_decay=0.1, momentum=0.95, ns_steps=4,

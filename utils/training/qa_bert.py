@@ -56,7 +56,10 @@ def new_tokenizer(folder: Path) -> BertTokenizerFast:
 def tensors(tokenizer: BertTokenizerFast, records: Sequence[passages.Record]) -> encoders.Batch:
     """What the model takes, [record, position], and `first` and `last` token of each answer, [record]."""
     rows = tokenizer([r.question for r in records], [r.context for r in records], padding=True, return_tensors="pt")
-    token = lambda i, character: rows.char_to_token(i, character, sequence_index=1)
+
+    def token(i, character):
+        return rows.char_to_token(i, character, sequence_index=1)
+
     return {**rows, "first": torch.tensor([token(i, r.span[0]) for i, r in enumerate(records)]),
             "last": torch.tensor([token(i, r.span[1] - 1) for i, r in enumerate(records)])}
 

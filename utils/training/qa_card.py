@@ -129,8 +129,12 @@ def measure(model) -> dict[str, float]:
 
 def group_table(numbers: dict[str, float], layers: int) -> str:
     """Fall of the log-probability of the right span without each group, with standard errors, and without a layer."""
-    fall = lambda name: "{:.2f} ± {:.2f}".format(*(numbers[f"log_prob_without_{name}{end}"] for end in ("", "_error")))
-    row = lambda l: " | ".join([str(l), *(fall(f"L{l}G{g}") for g in range(GROUPS)), fall(f"layer{l}")])
+    def fall(name):
+        return "{:.2f} ± {:.2f}".format(*(numbers[f"log_prob_without_{name}{end}"] for end in ("", "_error")))
+
+    def row(l):
+        return " | ".join([str(l), *(fall(f"L{l}G{g}") for g in range(GROUPS)), fall(f"layer{l}")])
+
     rows = [f"| {row(l)} |" for l in range(layers)]
     head = f"| layer | {' | '.join(f'group {g}' for g in range(GROUPS))} | all |"
     return "\n".join([head, "|---|" + "---|" * (GROUPS + 1), *rows])
@@ -138,7 +142,9 @@ def group_table(numbers: dict[str, float], layers: int) -> str:
 
 def together_table(left: Callable[[str], str], layers: int) -> str:
     """Exact match with several groups of a layer dropped at once."""
-    names = lambda l: [*(f"L{l}first{k}" for k in TOGETHER), f"layer{l}"]
+    def names(l):
+        return [*(f"L{l}first{k}" for k in TOGETHER), f"layer{l}"]
+
     rows = [f"| {l} | {' | '.join(map(left, names(l)))} |" for l in range(layers)]
     head = f"| layer | {' | '.join(f'groups 0 to {k - 1}' for k in TOGETHER)} | all {GROUPS} |"
     return "\n".join([head, "|---|" + "---|" * (len(TOGETHER) + 1), *rows])

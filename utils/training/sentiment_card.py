@@ -107,7 +107,9 @@ def bag_of_words(model, number: int = 12_000, steps: int = 300) -> float:
         rows = model.tokenizer([item.text for item in items])["input_ids"]
         return torch.stack([torch.bincount(torch.tensor(row), minlength=size).clamp(max=1).float() for row in rows])
 
-    label = lambda items: torch.tensor([LABELS.index(item.label) for item in items])
+    def label(items):
+        return torch.tensor([LABELS.index(item.label) for item in items])
+
     x, y, weights = features(seen), label(seen), torch.zeros(size, 2, requires_grad=True)
     optimizer = torch.optim.Adam([weights], lr=0.03)
     for _ in range(steps):
@@ -123,7 +125,10 @@ def bag_of_words(model, number: int = 12_000, steps: int = 300) -> float:
 def head_table(numbers: dict[str, float]) -> str:
     """Fall of the margin for each head and kind, with standard errors."""
     names = [name[:-len("_plain")] for name in numbers if name.startswith("L") and name.endswith("_plain")]
-    cell = lambda name, kind: f"{numbers[f'{name}_{kind}']:.2f} ± {numbers[f'{name}_{kind}_error']:.2f}"
+
+    def cell(name, kind):
+        return f"{numbers[f'{name}_{kind}']:.2f} ± {numbers[f'{name}_{kind}_error']:.2f}"
+
     rows = [f"| {name} | {' | '.join(cell(name, kind) for kind in KINDS)} |" for name in names]
     whole = f"| nothing masked, margin | {' | '.join('{:.2f}'.format(numbers[f'margin_{kind}']) for kind in KINDS)} |"
     return "\n".join([f"| head masked | {' | '.join(KINDS)} |", f"|---|{'---|' * len(KINDS)}", *rows, whole])
@@ -132,7 +137,10 @@ def head_table(numbers: dict[str, float]) -> str:
 def layer_table(numbers: dict[str, float]) -> str:
     """Accuracy with the heads of some layers masked."""
     names = [name[len("plain_"):] for name in numbers if name.startswith(("plain_without", "plain_only"))]
-    cell = lambda name, kind: f"{numbers[f'{kind}_{name}']:.2f}"
+
+    def cell(name, kind):
+        return f"{numbers[f'{kind}_{name}']:.2f}"
+
     rows = [f"| {name.replace('_', ' ')} | {' | '.join(cell(name, kind) for kind in KINDS)} |" for name in names]
     return "\n".join([f"| heads | {' | '.join(KINDS)} |", f"|---|{'---|' * len(KINDS)}", *rows])
 

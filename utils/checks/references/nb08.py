@@ -12,7 +12,10 @@ from utils.tasks import CausalModel
 def equality_model(objects: int) -> CausalModel:
     """Four objects: are the first two equal (P), are the last two equal (Q), and do these two answers agree (O)?"""
     parents = {"P": ("A", "B"), "Q": ("C", "D"), "O": ("P", "Q")}
-    same = lambda one, other: int(one == other)
+
+    def same(one, other):
+        return int(one == other)
+
     functions = {"P": same, "Q": same, "O": same}
     values = {**dict.fromkeys("ABCD", range(objects)), **dict.fromkeys("PQO", (0, 1))}
     return CausalModel("hierarchical equality", values, parents, functions,
@@ -71,7 +74,12 @@ def draw_parts(inputs: Int[Tensor, "row input"], sizes: list[int], seed: int) ->
 
 def abab_model(objects: int) -> CausalModel:
     """Does the pattern ABAB hold: is one pair equal (P), is the other pair equal (Q), and are both (O)?"""
-    same, both = lambda one, other: int(one == other), lambda one, other: int(one and other)
+    def same(one, other):
+        return int(one == other)
+
+    def both(one, other):
+        return int(one and other)
+
     parents = {"P": ("A", "C"), "Q": ("B", "D"), "O": ("P", "Q")}
     functions = {"P": same, "Q": same, "O": both}
     values = {**dict.fromkeys("ABCD", range(objects)), **dict.fromkeys("PQO", (0, 1))}
