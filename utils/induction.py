@@ -254,6 +254,7 @@ def composition_scores(weights: HeadWeights, kind: str) -> Float[torch.Tensor, "
     if kind not in ("q", "k", "v"):
         raise CourseError(f"composition is by 'q', 'k' or 'v', not {kind!r}")
     # V O (K Q^T): tall V and Q act on norms like the small triangles of their QR decompositions
+
     def triangle(tall):
         return torch.linalg.qr(tall.cpu(), mode="r").R
 

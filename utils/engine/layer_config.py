@@ -5,7 +5,6 @@ model that method, from four names.
 """
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from dataclasses import dataclass
