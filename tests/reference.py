@@ -154,8 +154,8 @@ SOFTCAPS = {"gemma2": 4.0}
 def contributions(name, tokens, correct, wrong):
     """(heads [layer, head], attention [layer], mlps [layer]): direct contributions to logit correct - logit wrong.
 
-    The final norm, the norm of an attention's own output and the ratio by which a softcap shrinks a logit are held at
-    their values in this run: what is left is linear.
+    The final norm, the norm of an attention's own output and the ratio by which a softcap shrinks the difference are held
+    at their values in this run: what is left is linear.
     """
     kinds = ("attn_out", "mlp_out", "z", "resid_post")
     logits, seen = naive(name, tokens, wanted=[(kind, layer) for kind in kinds for layer in range(LAYERS)])
@@ -172,9 +172,11 @@ def contributions(name, tokens, correct, wrong):
 def _direction(name, model, logits, correct, wrong):
     """The vector in the normalised stream along which the logit difference grows."""
     weight = (model.score if name.endswith("classifier") else model.get_output_embeddings()).weight.double()
-    cap = SOFTCAPS.get(name)
-    shrunk = [1.0 if cap is None else logits[i] / (cap * torch.atanh(logits[i] / cap)) for i in (correct, wrong)]
-    return LOGIT_SCALES.get(name, 1.0) * (shrunk[0] * weight[correct] - shrunk[1] * weight[wrong])
+    cap, shrunk = SOFTCAPS.get(name), 1.0
+    if cap is not None:
+        before = cap * torch.atanh(logits / cap)
+        shrunk = (logits[correct] - logits[wrong]) / (before[correct] - before[wrong])
+    return LOGIT_SCALES.get(name, 1.0) * shrunk * (weight[correct] - weight[wrong])
 
 
 def _linear(norm, at):

@@ -11,7 +11,7 @@ from utils.masking import Groups, MaskingGame
 from utils.patching import Receiver
 
 from . import tracing
-from .cases import CLEAN, CORRUPTED, KINDS, MIXED, OTHER, PROMPTS, Pair, head_columns, put, real, row, writes_at
+from .cases import CLEAN, CORRUPTED, KINDS, MIXED, OTHER, PROMPTS, Pair, Write, head_columns, put, real, row, writes_at
 
 LAST = LAYERS - 1
 STATES = [("resid_pre", layer) for layer in range(LAYERS)] + [("resid_post", LAST)]
@@ -25,34 +25,39 @@ def over_prompts(value):
 # ---------------------------------------------------------------- run, read, sweep at one site
 
 def at_site(kind, case):
-    """Read everywhere; write (`cases.writes_at`) in a run of its own and in a sweep."""
-    sites, rows = [Site(kind, layer) for layer in case.layers(kind)], writes_at(case, kind)
+    """Read everywhere; write (`cases.writes_at`) in a sweep, and the first and the last row in a run of its own."""
     if not case.has(kind):
-        yield Pair("read", lambda: read(case.model, MIXED, sites), None)
-        yield Pair("run", lambda: run(case.model, MIXED, [rows[0][0].do(None)]), None)
-        yield Pair("sweep", lambda: sweep(case.model, MIXED, [[rows[0][0].do(None)]], case.outcome), None)
+        writes = [Write(kind, layer).do({}) for layer in case.layers(kind)]
+        yield Pair("read", lambda: read(case.model, MIXED, [write.site for write in writes]), None)
+        yield Pair("run", lambda: run(case.model, MIXED, writes), None)
+        yield Pair("sweep", lambda: sweep(case.model, MIXED, [writes], case.outcome), None)
         return
+    rows = [[], *writes_at(case, kind)]
+    expected = lru_cache(maxsize=None)(
+        lambda n, i: naive(case.name, row(MIXED, i), [write.edit(case, i) for write in rows[n]])[0])
 
-    def dos(writes):
-        return [write.do(lambda site: read(case.model, OTHER, [site])[1][site]) for write in writes]
+    def dos():
+        sites = {write.site for writes in rows for write in writes if write.value == "other"}
+        values = read(case.model, OTHER, sites)[1]
+        return [[write.do(values) for write in writes] for writes in rows]
 
-    @lru_cache(maxsize=None)
-    def logits(n, i):
-        return naive(case.name, row(MIXED, i), [write.edit(case, i) for write in ([], *rows)[n]])[0]
-
-    def together(n):
-        each = [logits(n, i) for i in PROMPTS]
+    def logits(n):
+        each = [expected(n, i) for i in PROMPTS]
         return torch.stack(each) if each[0].dim() == 1 else torch.cat(each)
 
-    yield Pair("read", lambda: torch.stack([real(MIXED, read(case.model, MIXED, sites)[1][site]) for site in sites]),
-               lambda: torch.stack([torch.cat([case.seen("mixed", i)[kind, site.layer] for i in PROMPTS])
-                                    for site in sites]))
-    yield Pair("sweep", lambda: sweep(case.model, MIXED, [[], *map(dos, rows)], case.outcome),
-               lambda: torch.stack([over_prompts(lambda i: case.difference(i, logits(n, i)))
-                                    for n in range(len(rows) + 1)]), True)
-    for n, writes in enumerate(rows, 1):
-        yield Pair(f"run with {writes}", partial(lambda writes: real(MIXED, run(case.model, MIXED, dos(writes))), writes),
-                   partial(together, n))
+    yield Pair("read", partial(read_everywhere, case, kind), lambda: torch.stack(
+        [torch.cat([case.seen("mixed", i)[kind, layer] for i in PROMPTS]) for layer in case.layers(kind)]))
+    yield Pair("sweep", lambda: sweep(case.model, MIXED, dos(), case.outcome), lambda: torch.stack(
+        [over_prompts(lambda i: case.difference(i, expected(n, i))) for n in range(len(rows))]), True)
+    for n in (1, len(rows) - 1):
+        yield Pair(f"run with {rows[n]}", partial(lambda n: real(MIXED, run(case.model, MIXED, dos()[n])), n),
+                   partial(logits, n))
+
+
+def read_everywhere(case, kind):
+    sites = [Site(kind, layer) for layer in case.layers(kind)]
+    values = read(case.model, MIXED, sites)[1]
+    return torch.stack([real(MIXED, values[site]) for site in sites])
 
 
 # ---------------------------------------------------------------- from the stream to the logits
@@ -98,22 +103,20 @@ def patched_cells(case, kind, cells):
     return torch.stack([over_prompts(lambda i: one(*cell, i)) for cell in cells])
 
 
-def map_over_positions(found, kind, case):
-    """Each layer and position; and the two runs themselves."""
-    width = CLEAN.tokens.shape[1]
-    cells = [(layer, position, slice(None)) for layer in range(LAYERS) for position in range(width)]
-    yield Pair(f"{kind}: patched", lambda: found(case.model, CLEAN, CORRUPTED, case.outcome).patched,
-               lambda: patched_cells(case, kind, cells).view(LAYERS, width, -1), True)
-    yield Pair(f"{kind}: the two runs", lambda: ends_of(found(case.model, CLEAN, CORRUPTED, case.outcome)),
-               lambda: both_ends(case), True)
+def whole(patch_map):
+    """All cells in rows, and the two runs themselves."""
+    return torch.cat([patch_map.patched.flatten(0, 1), patch_map.base[None], patch_map.source[None]])
 
 
-def ends_of(patch_map):
-    return torch.stack([patch_map.base, patch_map.source])
+def whole_by_hand(case, kind, cells):
+    ends = [over_prompts(lambda i: case.difference(i, case.logits(which, i)))[None] for which in ("corrupted", "clean")]
+    return torch.cat([patched_cells(case, kind, cells), *ends])
 
 
-def both_ends(case):
-    return torch.stack([over_prompts(lambda i: case.difference(i, case.logits(which, i))) for which in ("corrupted", "clean")])
+def map_over_positions(patch, kind, case):
+    cells = [(layer, position, slice(None)) for layer in range(LAYERS) for position in range(CLEAN.tokens.shape[1])]
+    yield Pair(kind, lambda: whole(patch(case.model, CLEAN, CORRUPTED, case.outcome)),
+               lambda: whole_by_hand(case, kind, cells), True)
 
 
 residual_map = partial(map_over_positions, patching.residual_map, "resid_pre")
@@ -126,19 +129,16 @@ def update_maps(case):
 
 def head_map(kinds, case):
     for kind in kinds:
-        yield Pair(f"{kind}: patched", partial(head_map_of, case, kind), partial(heads_patched, case, kind), True)
-        yield Pair(f"{kind}: the two runs", lambda: ends_of(patching.head_map(
-            case.model, CLEAN, CORRUPTED, case.outcome, kind=kind)), lambda: both_ends(case), True)
+        yield Pair(kind, partial(head_map_of, case, kind), partial(head_map_by_hand, case, kind), True)
 
 
 def head_map_of(case, kind):
-    return patching.head_map(case.model, CLEAN, CORRUPTED, case.outcome, positions=Each.of(CLEAN.ends), kind=kind).patched
+    return whole(patching.head_map(case.model, CLEAN, CORRUPTED, case.outcome, positions=Each.of(CLEAN.ends), kind=kind))
 
 
-def heads_patched(case, kind):
-    heads = range(case.heads(kind))
-    cells = [(layer, -1, head_columns(case, kind, layer, head)) for layer in range(LAYERS) for head in heads]
-    return patched_cells(case, kind, cells).view(LAYERS, len(heads), -1)
+def head_map_by_hand(case, kind):
+    cells = [(layer, -1, head_columns(case, kind, layer, head)) for layer in range(LAYERS) for head in range(case.heads(kind))]
+    return whole_by_hand(case, kind, cells)
 
 
 # ---------------------------------------------------------------- masks
@@ -215,12 +215,11 @@ def swapped_logits(case, kind, positions, columns, index, values):
 def path_patching(case):
     """From a head of layer 0 to the logits, to the queries and to the values of a later head; MLPs free or held."""
     sender = (0, 1)
-    for receiver in (Receiver(), Receiver("q", 2, 1), Receiver("v", 1, 0)):
-        for hold in (False, True):
-            yield Pair(f"to {receiver.kind}" + (", MLPs held" if hold else ""),
-                       partial(patching.path_patch, case.model, CLEAN, CORRUPTED, case.outcome, sender, [receiver],
-                               freeze_mlps=hold),
-                       lambda: over_prompts(partial(path, case, sender, receiver, hold)), True)
+    for receiver, hold in [(Receiver(), False), (Receiver(), True), (Receiver("q", 2, 1), True), (Receiver("v", 2, 0), False)]:
+        yield Pair(f"to {receiver.kind}" + (", MLPs held" if hold else ""),
+                   partial(patching.path_patch, case.model, CLEAN, CORRUPTED, case.outcome, sender, [receiver],
+                           freeze_mlps=hold),
+                   partial(over_prompts, partial(path, case, sender, receiver, hold)), True)
 
 
 def path(case, sender, receiver, hold, i):

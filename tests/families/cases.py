@@ -15,8 +15,8 @@ KINDS = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out",
 HEAD_KINDS = ("z", "q", "k", "v")
 LOADS = ("bridge", "plain")
 MIXED, OTHER = random_prompts((7, 5), seed=3), random_prompts((7, 5), seed=4)
-CLEAN, CORRUPTED = random_prompts((6, 6), seed=5), random_prompts((6, 6), seed=5)
-CORRUPTED.tokens[:, 2:4] = random_prompts((2, 2), seed=6).tokens
+CLEAN, CORRUPTED = random_prompts((5, 5), seed=5), random_prompts((5, 5), seed=5)
+CORRUPTED.tokens[:, 1:3] = random_prompts((2, 2), seed=6).tokens
 PROMPTS = range(2)
 
 
@@ -133,9 +133,9 @@ class Write:
     def site(self):
         return Site(self.kind, self.layer, self.position, self.head, self.units)
 
-    def do(self, read_other):
-        """For `utils`; `read_other` reads a site in a run of the prompts OTHER."""
-        return Do(self.site, read_other(self.site) if self.value == "other" else self.value)
+    def do(self, other):
+        """For `utils`; `other`: what was read at sites in a run of the prompts OTHER."""
+        return Do(self.site, other[self.site] if self.value == "other" else self.value)
 
     def edit(self, case, i):
         """For `naive`, on prompt `i`."""

@@ -10,7 +10,7 @@ from utils.tracing import CausalTracer
 
 from .cases import Pair, put
 
-PROMPT, SUBJECT, ANSWER, SAMPLES, SEED = " ab cd ef gi ha", (1, 3), 45, 2, 1
+PROMPT, SUBJECT, ANSWER, SAMPLES, SEED = " ab cd ef gi", (1, 3), 45, 2, 1
 PART = {"hidden": "resid_post", "mlp": "mlp_out", "attention": "attn_out"}
 TRACES = [dict(kind="hidden"), dict(kind="mlp", window=2), dict(kind="attention"), dict(kind="hidden", severed="mlp")]
 
