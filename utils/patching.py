@@ -60,6 +60,7 @@ def _base_and_source(clean: Prompts, corrupted: Prompts, direction: str) -> tupl
 
 def _read_source(model, source: Prompts, outcome: Outcome, sites: Sequence[Site]) -> tuple[torch.Tensor, dict]:
     """Outcome at the end of each prompt, [prompt], and the activations that will be written elsewhere."""
+    require_outcome_for(outcome, len(source))
     logits, values = read(model, source, sites, end_only=True)
     return outcome(logits, torch.arange(len(source), device=logits.device)).float().cpu(), values
 

@@ -1,4 +1,4 @@
-"""Folders that must not be loaded, or not as they say: one sentence, before memory is taken, and nothing of theirs is run."""
+"""Folders that must not be loaded, or not as they say: one sentence, before memory is taken, and no code of theirs runs."""
 import builtins
 import json
 import pickle

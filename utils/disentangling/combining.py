@@ -91,10 +91,11 @@ def evaluate_parts(success: Mapping[str, Success], parts: Parts, only: Sequence[
     counted = np.arange(n) if only is None else _rows(only, n, "only")
     if not len(counted):
         raise CourseError("only=[] leaves no inputs to count: name at least two, or None for all")
-    right, pairs, seen = [], [], np.zeros(n, dtype=bool)
+    right, pairs, found, seen = [], [], {}, np.zeros(n, dtype=bool)
     for name, part in parts.items():
         require_known(name, tables, f"there is no IIA graph of {name!r}")
         rows = _rows(part, n, name)
+        found[name] = tuple(rows.tolist())
         if seen[rows].any():
             raise CourseError(f"input {rows[seen[rows]][0]} is in two parts: each input belongs to one causal model at "
                               "most")
@@ -108,8 +109,7 @@ def evaluate_parts(success: Mapping[str, Success], parts: Parts, only: Sequence[
         faithfulness = bootstrap((right, pairs), _share_of_pairs, seed=seed)
     else:
         faithfulness = Interval(np.nan, np.nan, np.nan)
-    return Combination({name: tuple(sorted(map(int, part))) for name, part in parts.items()},
-                       float(seen[counted].mean()), faithfulness)
+    return Combination(found, float(seen[counted].mean()), faithfulness)
 
 
 def _share_of_pairs(right, pairs, axis: int):

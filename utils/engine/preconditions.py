@@ -21,12 +21,12 @@ def require_usable(model) -> None:
         if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None:
             raise CourseError("this model was compiled (torch.compile), and then nothing can be read or written inside "
                               "it: give the model as it was before")
-        if module.training:
-            raise CourseError("this model is in training mode, where dropout makes every run another: call "
-                              "model.eval() first")
         if type(module).__module__.startswith(QUANTISERS):
             raise CourseError(f"this model is quantised ({type(module).__name__}), and what is read and written here "
                               "must be exact: load the model that it was made from")
+        if module.training:
+            raise CourseError("this model is in training mode, where dropout makes every run another: call "
+                              "model.eval() first")
         devices |= {parameter.device: None for parameter in module._parameters.values() if parameter is not None}
     if any(device.type == "meta" for device in devices):
         raise CourseError("this model has weights on the device 'meta', where there are no numbers: load it in full on "
