@@ -2,6 +2,7 @@
 
 May import: errors, metrics, models.
 """
+from .gradients import gradients
 from .heads import for_each_query_head
 from .hook_path import judged_logits
 from .interventions import at_end, read, run, sweep

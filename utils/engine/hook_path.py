@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ..metrics import Outcome
 from ..models import Prompts, is_bridge
+from .patterns import catch, flat, is_plain_pattern, unflat
 from .sites import Address, Site, address, marks_spans
 from .writing import Do, Frame, pick, write
 
@@ -38,6 +39,19 @@ def _hook(stack: ExitStack, where: Address, change: Callable[[torch.Tensor], tor
     else:
         handle = where.module.register_forward_hook(lambda module, args, output: swap(output))
     stack.callback(handle.remove)
+
+
+def hook_site(stack: ExitStack, model, site: Site, change: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
+    """`_hook` for the activation that a site names; `change` gets and gives it as [row, position, width]."""
+    def flattened(tensor):
+        new = change(flat(tensor, site.kind))
+        return None if new is None else unflat(new, tensor, site.kind)
+
+    where = address(model, site)                    # also refuses a site that this model does not have
+    if is_plain_pattern(model, site.kind):
+        catch(stack, model, site.layer, flattened)
+    else:
+        _hook(stack, where, flattened)
 
 
 def _forward(model, prompts: Prompts, rows: Int[torch.Tensor, "row"]) -> torch.Tensor:
@@ -83,17 +97,15 @@ def attach(stack: ExitStack, model, plan: Sequence[tuple[Do, torch.Tensor, torch
         written = []
 
         def change(tensor, entries=entries, written=written if site.kind == "resid_mid" else None):
-            flat = tensor.flatten(2).clone()
+            new = tensor.clone()
             for do, rows, prompts in entries:
-                write(flat, model, do, rows, prompts, Frame(flat.shape[1]))
-            new = flat.view_as(tensor)
+                write(new, model, do, rows, prompts, Frame(new.shape[1]))
             if written is not None:
                 written.append(new - tensor)
             return new
-        _hook(stack, address(model, site), change)
+        hook_site(stack, model, site, change)
         if site.kind == "resid_mid":
-            after = address(model, Site("resid_post", site.layer))
-            _hook(stack, after, lambda out, written=written: out + written.pop())
+            hook_site(stack, model, Site("resid_post", site.layer), lambda out, written=written: out + written.pop())
 
 
 # ---------------------------------------------------------------- what interventions.py calls
@@ -107,8 +119,8 @@ def read(model, prompts: Prompts, sites: Sequence[Site], interventions: Sequence
         attach(stack, model, [(do, everyone, everyone) for do in interventions])
         for site in sites:
             def keep(tensor, site=site):
-                found[site] = pick(tensor.flatten(2), model, site)
-            _hook(stack, address(model, site), keep)
+                found[site] = pick(tensor, model, site)
+            hook_site(stack, model, site, keep)
         logits = _forward(model, prompts, everyone)
     return _judged(model, logits, prompts.ends) if end_only else logits, found
 

@@ -13,6 +13,7 @@ import torch
 
 from ..errors import CourseError
 from ..models import is_bridge, shape_of
+from .patterns import require_eager
 
 KINDS = {
     "embed": "token embedding, before positions are added",
@@ -25,9 +26,10 @@ KINDS = {
     "q": "queries of each head", "k": "keys of each head", "v": "values of each head",
     "mlp_post": "MLP neurons, after the activation function",
 }
-HEAD_KINDS = ("z", "q", "k", "v")
+PATTERNS = {"pattern": "attention weights of each head, from the position (the query) to every key"}  # by hooks alone
+HEAD_KINDS = ("z", "q", "k", "v", "pattern")
 BRIDGE_NAMES = {"embed": "hook_embed", "z": "attn.hook_z", "q": "attn.hook_q", "k": "attn.hook_k", "v": "attn.hook_v",
-                "mlp_post": "mlp.hook_post"}
+                "pattern": "attn.hook_pattern", "mlp_post": "mlp.hook_post"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Site:
     """An activation: what, in which layer, and optionally at which positions, head or units.
 
     position: an index (negative counts from the end of the padded row), a tuple of indices, `Each` (one per prompt) or
-    None for all. head: for z, q, k, v. units: indices into the last axis (neurons, or columns of the stream).
+    None for all. head: for z, q, k, v, pattern. units: indices into the last axis (neurons, or columns of the stream).
+    Of a pattern, [prompt, query, heads x keys], the position is the query; with a head, units are keys.
     In BERT the stream is normalised after every sum: resid_pre is the normalised output of the block below.
     """
     kind: str
@@ -55,13 +58,13 @@ class Site:
     units: tuple[int, ...] | None = None
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise CourseError(f"no activation is called {self.kind!r}; choose one of: {', '.join(KINDS)}")
+        if self.kind not in KINDS | PATTERNS:
+            raise CourseError(f"no activation is called {self.kind!r}; choose one of: {', '.join(KINDS | PATTERNS)}")
         if (self.layer is None) != (self.kind == "embed"):
             raise CourseError(f"{self.kind!r} " + ("belongs to no layer" if self.kind == "embed" else "needs a layer"))
         if self.head is not None and self.kind not in HEAD_KINDS:
             raise CourseError(f"{self.kind!r} is not divided into heads; those that are: {', '.join(HEAD_KINDS)}")
-        if self.head is not None and self.units is not None:
+        if self.head is not None and self.units is not None and self.kind != "pattern":
             raise CourseError("a site names a head or units, not both")
         for name in ("layer", "position", "head", "units"):  # numbers of torch and numpy, lists and ranges are welcome
             value = getattr(self, name)
@@ -114,12 +117,15 @@ def address(model, site: Site) -> Address:
         name = name if site.layer is None else f"blocks.{site.layer}.{name}"
         hooks = model.hook_dict
         if name not in hooks:
-            raise CourseError(f"this model has no {site.kind!r} ({KINDS[site.kind]}) at layer {site.layer}")
+            raise CourseError(f"this model has no {site.kind!r} ({(KINDS | PATTERNS)[site.kind]}) at layer {site.layer}")
         return Address(hooks[name], False)
     family = FAMILIES.get(model.config.model_type)
     if family is None:
         raise CourseError(f"models of type {model.config.model_type!r} are not supported as they are; supported: "
                           f"{', '.join(FAMILIES)} (or load them with utils.models.load_model)")
+    if site.kind == "pattern":
+        require_eager(model)
+        return Address(model, False)  # no module gives it, see patterns.py
     blocks, attention, projection, norm, mlp, down, embed = family
     if site.kind == "embed":
         return Address(model.get_submodule(embed), False)
@@ -194,8 +200,16 @@ def columns_of(model, site: Site, width: int):
     """The part of the last axis that a site names."""
     if site.head is not None:
         size = width // heads_at(model, site.kind)
-        return slice(site.head * size, (site.head + 1) * size)
+        if site.units is None:
+            return slice(site.head * size, (site.head + 1) * size)
+        return [site.head * size + _key(key, size) for key in site.units]
     for unit in site.units or ():
         if not -width <= unit < width:
             raise CourseError(f"unit {unit} is out of range: {site.kind!r} has units 0 to {width - 1}")
     return slice(None) if site.units is None else list(site.units)
+
+
+def _key(key: int, keys: int) -> int:
+    if not -keys <= key < keys:
+        raise CourseError(f"key {key} is out of range: the pattern has keys 0 to {keys - 1}")
+    return key % keys
