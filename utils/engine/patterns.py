@@ -14,7 +14,6 @@ from jaxtyping import Float
 
 from ..errors import CourseError
 from ..models import is_bridge
-from .heads import for_each_query_head
 
 Change = Callable[[torch.Tensor], torch.Tensor | None]
 _CHANGES: dict[int, list[Change]] = {}      # what is done to the pattern of a module of attention, by the id of the module
@@ -90,3 +89,15 @@ def _attend(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, val
                               "meaning here")
         pattern, output = new, (new @ values).transpose(1, 2).contiguous()
     return output, pattern
+
+
+def for_each_query_head(values: torch.Tensor, heads: int, axis: int) -> torch.Tensor:
+    """`values` with one entry for each of `heads` query heads along `axis`: what a group shares is repeated.
+
+    Neighbouring query heads share, as in the models themselves. Raises CourseError if they cannot be shared out evenly.
+    """
+    shared = values.shape[axis]
+    if not shared or heads % shared:
+        raise CourseError(f"{heads} query heads cannot share {shared} key and value heads evenly: choose the axis of the "
+                          "heads")
+    return values.repeat_interleave(heads // shared, axis)
