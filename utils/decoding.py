@@ -12,7 +12,7 @@ from typing import Sequence
 import torch
 from jaxtyping import Float, Int
 
-from .engine import Do, Each, Readout, Site, at_end, close, head_results, held, read, require_sum, trusted_readout
+from .engine import Do, Each, Readout, Site, at_end, head_results, held, read, require_sum, trusted_readout
 from .errors import CourseError, several
 from .metrics import LogitDifference
 from .models import Prompts, context_of, continuation_ids, encode, get_tokenizer, padded, shape_of
@@ -208,13 +208,11 @@ def direct_attribution(model, prompts: Prompts, outcome: LogitDifference) -> Att
     """
     require_sum(model)
     layers, end = shape_of(model)[0], Each.of(prompts.ends)
-    sites = {kind: [Site(kind, layer, end) for layer in range(layers)] for kind in ("z", *UPDATES)}
-    last = Site("resid_post", layers - 1, end)
-    logits, found = read(model, prompts, [last, *(site for group in sites.values() for site in group)], end_only=True)
+    written, last = [Site("mlp_out", layer, end) for layer in range(layers)], Site("resid_post", layers - 1, end)
+    logits, found = read(model, prompts, [last, *written], end_only=True)
     project, constant = _towards(model, found[last], outcome)
-    heads = torch.stack([_of_heads(model, layer, found[sites["z"][layer]], found[sites["attn_out"][layer]])
-                         for layer in range(layers)])                                    # [layer, head, prompt, width]
-    mlps = torch.stack([found[site] for site in sites["mlp_out"]])
+    heads = head_results(model, prompts, positions="end")                                 # [layer, head, prompt, width]
+    mlps = torch.stack([found[site] for site in written])
     rest = found[last] - heads.sum((0, 1)) - mlps.sum(0)
     parts = Attribution(project(heads), project(mlps), project(rest) + constant)
     difference = outcome(logits, torch.arange(len(prompts), device=logits.device))
@@ -251,14 +249,5 @@ def _of_softcap(readout: Readout, final: Float[torch.Tensor, "prompt width"],
     before = outcome(replace(readout, softcap=None).logits(final), index)
     return torch.where(before == 0, 1.0, outcome(readout.logits(final), index) / before)
 
-
-def _of_heads(model, layer: int, z: Float[torch.Tensor, "prompt width"],
-              whole: Float[torch.Tensor, "prompt width"]) -> Float[torch.Tensor, "head prompt width"]:
-    """What each head adds to the stream. Raises CourseError if heads and biases do not sum to what attention adds."""
-    heads, constant = head_results(model, layer, z)
-    if not close(heads.sum(0) + constant, whole):
-        raise CourseError(f"the heads of layer {layer} do not sum to what its attention adds to the stream: this model does "
-                          "more between its heads and the stream than the course knows of")
-    return heads
 
 

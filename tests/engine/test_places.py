@@ -14,7 +14,8 @@ OUTCOME = LogitDifference(torch.tensor([3, 50, 7]), torch.tensor([9, 4, 60]))
 
 
 @pytest.mark.parametrize("positions, expected", [
-    ("all", None), (None, None), ("end", Each((5, 3, 4))), (2, 2), (-1, Each((5, 3, 4))), (-4, Each((2, 0, 1))), ([1, 3], (1, 3)),
+    ("all", None), (None, None), ("end", Each((5, 3, 4))), (2, 2), (-1, Each((5, 3, 4))), (-4, Each((2, 0, 1))),
+    ([1, 3], (1, 3)),
     (range(2), (0, 1)), (torch.tensor([0, 2]), (0, 2)), (torch.tensor(3), 3), (Each((5, -1, 0)), Each((5, 3, 0))),
     ([False, True, False, True, False, False], (1, 3)),
     (torch.tensor([False, True, False, True, False, False]), (1, 3))])

@@ -1,13 +1,12 @@
 """Input that could be read in two ways is read as it was meant, or refused: masks, text for a list, NaN."""
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from sentences import sentence
-from small_models import bridge, plain, random_prompts
+from small_models import plain, random_prompts
 
-from utils.alignment import Options, fit
+from utils.alignment import fit
 from utils.alignment.swaps import Swaps
 from utils.decoding import trajectories
 from utils.disentangling import evaluate_parts

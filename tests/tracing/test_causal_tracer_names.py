@@ -67,7 +67,7 @@ def test_a_layer_config_may_leave_out_the_prefix_of_the_body(loaded, tracer):
                         mlp_layers_matcher="h.{num}.mlp", embedding_layer="wte")
     own = CausalTracer(model, tokenizer, layer_config=names)
     flow, known = (t.calculate_hidden_flow(NEEDLE, subject=SUBJECT, samples=2) for t in (own, tracer))
-    first = flow.subject_range[0]                 # before the subject nothing differs: there the known model saves the passes
+    first = flow.subject_range[0]                 # before the subject nothing differs, and the known model saves the passes
     assert (flow.scores - known.scores)[first:].abs().max() < 1e-5
     assert own.get_layer_names_of_kind("mlp") == [f"transformer.h.{layer}.mlp" for layer in range(8)]
 
@@ -96,7 +96,8 @@ def test_the_answer_by_its_id_and_the_seed(tracer):
     flow = tracer.calculate_hidden_flow(NEEDLE, SUBJECT, "hidden", answer_id_override=other, patch_seed=5, samples=2)
     ours = tracer.calculate_hidden_flow(NEEDLE, SUBJECT, answer=other, seed=5, samples=2)
     assert flow.answer == " Paris" and torch.equal(flow.low_samples, ours.low_samples)
-    assert not torch.equal(flow.low_samples, tracer.calculate_hidden_flow(NEEDLE, SUBJECT, answer=other, samples=2).low_samples)
+    usual = tracer.calculate_hidden_flow(NEEDLE, SUBJECT, answer=other, samples=2)
+    assert not torch.equal(flow.low_samples, usual.low_samples)
     sentence(lambda: tracer.calculate_hidden_flow(NEEDLE, SUBJECT, answer=" Rome", answer_id_override=other),
              "answer and answer_id_override are two names of one option")
     sentence(lambda: tracer.calculate_hidden_flow(NEEDLE, SUBJECT, seed=2, patch_seed=3), "seed and patch_seed")

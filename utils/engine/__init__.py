@@ -4,12 +4,14 @@ May import: errors, metrics, models.
 """
 from .anatomy import is_of_a_library
 from .families import FAMILIES, Family, require_family
-from .heads import for_each_query_head
+from .gradients import gradients
+from .heads import head_results
 from .hook_path import judged_logits
 from .interventions import at_end, read, run, sweep
 from .layer_config import GPT2_LAYER_CONFIG, LLAMA_LAYER_CONFIG, ConfiguredModel, LayerConfig, LayerMatcher
+from .patterns import for_each_query_head
 from .places import Places, part_of, places
-from .readout import Readout, head_results, held
+from .readout import Readout, held
 from .sites import HEAD_KINDS, Each, Site, heads_at, validate, width_of
 from .sweeps import prompts_at_once
 from .trained_writes import Frozen, freeze

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ..errors import CourseError
 from ..metrics import Outcome
 from ..models import Prompts, is_bridge
+from .patterns import as_it_was, by_position, catch, is_plain_pattern
 from .sites import Address, Site, address, marks_spans
 from .writing import Do, Frame, pick, write
 
@@ -42,10 +43,13 @@ class Hooks:
 
         def swap(raw: torch.Tensor) -> torch.Tensor | None:
             self.called.add(number)
-            flat = raw.reshape(self.shape)
-            new = change(where.see(flat))
-            return None if new is None else where.put(flat, new).view_as(raw)
-        self.stack.callback(_hang(where, swap).remove)
+            whole = by_position(raw, site.kind).reshape(self.shape)
+            new = change(where.see(whole))
+            return None if new is None else as_it_was(where.put(whole, new), raw, site.kind)
+        if is_plain_pattern(model, site.kind):
+            catch(self.stack, model, site.layer, swap)
+        else:
+            self.stack.callback(_hang(where, swap).remove)
 
     def require_called(self) -> None:
         """Raise CourseError for a site whose module took no part in the pass: nothing was read or written there."""

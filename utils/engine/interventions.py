@@ -62,8 +62,10 @@ def _equal(anatomy: Anatomy, prompts: Prompts) -> bool:
 
 def anatomy_for(model, prompts: Prompts, sites: Iterable[Site]) -> Anatomy | None:
     """The pieces of the model where they may be used. Raises CourseError for an activation that the model does not have."""
-    anatomy = anatomy_of(model, prompts, _equal)
-    for kind, layer in {(site.kind, site.layer) for site in sites}:
+    wanted = {(site.kind, site.layer) for site in sites}
+    patterns = any(kind == "pattern" for kind, _ in wanted)      # a pass through the pieces never computes them
+    anatomy = None if patterns else anatomy_of(model, prompts, _equal)
+    for kind, layer in wanted:
         if anatomy is None or (kind == "resid_mid" and anatomy.blocks[layer].parallel):
             address(model, Site(kind, layer))
     return anatomy

@@ -57,7 +57,8 @@ def _wants_the_model(matcher: Callable) -> bool:
     return sum(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters) == 2
 
 
-GPT2_LAYER_CONFIG = LayerConfig("transformer.h.{num}", "transformer.h.{num}.attn", "transformer.h.{num}.mlp", "transformer.wte")
+GPT2_LAYER_CONFIG = LayerConfig("transformer.h.{num}", "transformer.h.{num}.attn", "transformer.h.{num}.mlp",
+                                "transformer.wte")
 LLAMA_LAYER_CONFIG = LayerConfig("model.layers.{num}", "model.layers.{num}.self_attn", "model.layers.{num}.mlp",
                                  "model.embed_tokens")
 

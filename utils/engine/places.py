@@ -34,7 +34,8 @@ def places(prompts: Prompts, positions: Places) -> int | tuple[int, ...] | Each 
         return Each.of(prompts.ends)
     if isinstance(positions, Each):
         if len(positions.positions) != len(prompts):
-            raise CourseError(f"Each names {len(positions.positions)} positions for {len(prompts)} prompts: give one for each")
+            raise CourseError(f"Each names {len(positions.positions)} positions for {len(prompts)} prompts: give one for "
+                              "each")
         return Each.of(_found(prompts, p, i) for i, p in enumerate(positions.positions))
     if hasattr(positions, "__index__") and not getattr(positions, "ndim", 0) and not isinstance(positions, bool):
         return _in_every_prompt(prompts, index(positions))

@@ -90,7 +90,7 @@ def held(norm: nn.Module | None, at: Float[Tensor, "*batch width"],
     return (lambda x: centre(x) * weight / divisor), constant
 
 
-def head_results(model, layer: int,
+def heads_into_stream(model, layer: int,
                  z: Float[Tensor, "*batch width"]) -> tuple[Float[Tensor, "head *batch stream"], Float[Tensor, "*batch stream"]]:
     """(what each head adds to the stream, what is added beside them: biases) for outputs `z` of the heads of one layer.
 

@@ -13,6 +13,7 @@ import torch
 from ..errors import CourseError, whole_number, whole_numbers
 from ..models import inner, is_bridge, shape_of
 from .families import Family, block_of, family_of, is_parallel, matrix_of, module_at, plain_of, require_family, setting
+from .patterns import require_eager
 
 ACTIVATIONS = {
     "embed": "token embedding, before positions are added",
@@ -25,9 +26,10 @@ ACTIVATIONS = {
     "q": "queries of each head", "k": "keys of each head", "v": "values of each head",
     "mlp_post": "MLP neurons, after the activation function",
 }
-HEAD_KINDS = ("z", "q", "k", "v")
+PATTERNS = {"pattern": "attention weights of each head, from the position (the query) to every key"}  # by hooks alone
+HEAD_KINDS = ("z", "q", "k", "v", "pattern")
 QKV = ("q", "k", "v")
-BRIDGE_NAMES = {kind: f"attn.hook_{kind}" for kind in QKV}  # a bridge may take a fused projection apart
+BRIDGE_NAMES = {kind: f"attn.hook_{kind}" for kind in (*QKV, "pattern")}  # a bridge may take a fused projection apart
 BRIDGE_ONLY = {"embed": "hook_embed", "z": "attn.hook_z", "mlp_post": "mlp.hook_post"}  # asked where there is no record
 
 
@@ -46,8 +48,9 @@ class Site:
     """An activation: what, in which layer, and optionally at which positions, head or units.
 
     position: an index (negative counts from the end, where all prompts have one length), several of them (also as a mask
-    of True and False), `Each` (one per prompt) or None for all. head: for z, q, k, v. units: indices into the last
+    of True and False), `Each` (one per prompt) or None for all. head: for z, q, k, v, pattern. units: indices into the last
     axis (neurons, or columns of the stream), or such a mask.
+    Of a pattern, [prompt, query, heads x keys], the position is the query; with a head, units are keys.
     In BERT the stream is normalised after every sum: resid_pre is the normalised output of the block below.
     """
     kind: str
@@ -57,13 +60,13 @@ class Site:
     units: tuple[int, ...] | None = None
 
     def __post_init__(self):
-        if self.kind not in ACTIVATIONS:
-            raise CourseError(f"no activation is called {self.kind!r}; choose one of: {', '.join(ACTIVATIONS)}")
+        if self.kind not in ACTIVATIONS | PATTERNS:
+            raise CourseError(f"no activation is called {self.kind!r}; choose one of: {', '.join(ACTIVATIONS | PATTERNS)}")
         if (self.layer is None) != (self.kind == "embed"):
             raise CourseError(f"{self.kind!r} " + ("belongs to no layer" if self.kind == "embed" else "needs a layer"))
         if self.head is not None and self.kind not in HEAD_KINDS:
             raise CourseError(f"{self.kind!r} is not divided into heads; those that are: {', '.join(HEAD_KINDS)}")
-        if self.head is not None and self.units is not None:
+        if self.head is not None and self.units is not None and self.kind != "pattern":
             raise CourseError("a site names a head or units, not both")
         for name in ("layer", "position", "head", "units"):  # numbers of torch and numpy, lists and masks are welcome
             value = getattr(self, name)
@@ -135,12 +138,15 @@ def _bridge_hook(model, site: Site) -> torch.nn.Module:
     name = name if site.layer is None else f"blocks.{site.layer}.{name}"
     hooks = model.hook_dict
     if name not in hooks:
-        raise CourseError(f"this model has no {site.kind!r} ({ACTIVATIONS[site.kind]}) at layer {site.layer}")
+        raise CourseError(f"this model has no {site.kind!r} ({(ACTIVATIONS | PATTERNS)[site.kind]}) at layer {site.layer}")
     return hooks[name]
 
 
 def _by_record(model, family: Family, site: Site) -> Address:
     """The place that the family's record gives for a site."""
+    if site.kind == "pattern":
+        require_eager(model)
+        return Address(model, False)  # no module gives it, see patterns.py
     if site.kind == "embed":
         return Address(module_at(plain_of(model), family.embed), False, setting(model, family.embed_scale, 1.0))
     block = block_of(model, family, site.layer)
@@ -229,8 +235,16 @@ def columns_of(model, site: Site, width: int):
     """The part of the last axis that a site names."""
     if site.head is not None:
         size = width // heads_at(model, site.kind)
-        return slice(site.head * size, (site.head + 1) * size)
+        if site.units is None:
+            return slice(site.head * size, (site.head + 1) * size)
+        return [site.head * size + _key(key, size) for key in site.units]
     for unit in site.units or ():
         if not -width <= unit < width:
             raise CourseError(f"unit {unit} is out of range: {site.kind!r} has units 0 to {width - 1}")
     return slice(None) if site.units is None else list(site.units)
+
+
+def _key(key: int, keys: int) -> int:
+    if not -keys <= key < keys:
+        raise CourseError(f"key {key} is out of range: the pattern has keys 0 to {keys - 1}")
+    return key % keys

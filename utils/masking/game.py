@@ -84,6 +84,9 @@ class MaskingGame:
                  batch_size: int = 128, progress: str | None = None):
         if ablation not in ABLATIONS:
             raise CourseError(f"ablation must be one of {', '.join(ABLATIONS)}, not {ablation!r}")
+        if groups.kind == "pattern" and ablation == "mean":
+            raise CourseError("a pattern has no mean over positions, as its keys are not the same ones: choose zero or "
+                              "resample")
         groups.validate(model)
         require_outcome_for(outcome, len(prompts))
         data = prompts if data is None else data
