@@ -5,7 +5,7 @@ import pytest
 import torch
 from sentences import sentence
 from reference import naive
-from small_models import LAYERS, WIDTH, naive, plain, random_prompts
+from small_models import LAYERS, WIDTH, plain, random_prompts
 from sums import QUICK, SUM
 
 from utils.alignment import (Subspace, Swaps, fit, freeze_layer, iia, load_subspace, locate, mlp, orthonormal, predict,

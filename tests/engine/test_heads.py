@@ -1,12 +1,13 @@
 """What single heads add to the stream, against TransformerLens and by hand; keys and values that heads share."""
+import copy
+
 import pytest
 import torch
 from sentences import sentence
-from small_models import HEADS, LAYERS, WIDTH, bridge, naive, plain, random_prompts, save
-from transformers import Olmo2Config, Olmo2ForCausalLM
+from reference import naive
+from small_models import HEADS, LAYERS, WIDTH, bridge, plain, random_prompts
 
 from utils.engine import Each, Site, for_each_query_head, head_results, read
-from utils.models import load_model
 
 SIZE = WIDTH // HEADS
 
@@ -58,12 +59,19 @@ def test_layers_and_positions():
     assert torch.allclose(ends[1].sum(0), read(model, prompts, [attn_out])[1][attn_out], atol=1e-5)
 
 
-def test_where_a_norm_follows_attention_heads_have_no_result(tmp_path):
-    config = Olmo2Config(num_hidden_layers=2, num_attention_heads=HEADS, hidden_size=WIDTH, vocab_size=101,
-                         intermediate_size=48, max_position_embeddings=24, pad_token_id=0)
-    torch.manual_seed(0)
-    save(Olmo2ForCausalLM(config).eval(), tmp_path)
-    sentence(lambda: head_results(load_model(str(tmp_path)), random_prompts()), "is not the sum of its heads in this model")
+@pytest.mark.parametrize("name", ["olmo2", "gemma2", "granite"])
+def test_a_norm_behind_attention_is_held_and_heads_still_sum(name):
+    model, prompts = plain(name), random_prompts()
+    there = Site("attn_out", 1)
+    found = read(model, prompts, [there])[1][there]
+    assert torch.allclose(head_results(model, prompts, [1])[0].sum(0), found, atol=1e-4 * float(found.abs().max()))
+
+
+def test_heads_that_do_not_sum_to_their_attention_have_no_result():
+    model = copy.deepcopy(plain("gpt2"))
+    own = model.transformer.h[1].attn.forward
+    model.transformer.h[1].attn.forward = lambda *args, **more: (2 * own(*args, **more)[0], None)
+    sentence(lambda: head_results(model, random_prompts()), "the heads of layer 1 do not sum to what its attention adds")
 
 
 def test_shared_heads_are_repeated_in_their_order():

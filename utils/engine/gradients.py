@@ -1,7 +1,6 @@
 """How an outcome changes with an activation, to first order: the gradient, by hooks on the model's own pass."""
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Sequence
 
 import torch
@@ -10,7 +9,7 @@ from jaxtyping import Float
 from ..errors import CourseError
 from ..metrics import Outcome
 from ..models import Prompts
-from .hook_path import hook_site, judged_logits
+from .hook_path import Hooks, judged_logits
 from .interventions import check
 from .sites import Site
 
@@ -28,13 +27,14 @@ def gradients(model, prompts: Prompts, sites: Sequence[Site],
     if any(site.kind == "resid_mid" for site in sites):
         raise CourseError("'resid_mid' has no gradient here: take resid_pre, resid_post, attn_out or mlp_out")
     everyone, kept = torch.arange(len(prompts), device=prompts.tokens.device), {}
-    with torch.enable_grad(), ExitStack() as stack:
+    with torch.enable_grad(), Hooks(*prompts.tokens.shape) as hooks:
         for site in sites:
             def keep(tensor, site=site):
                 kept[site] = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
                 return kept[site]
-            hook_site(stack, model, site, keep)
+            hooks.on(model, site, keep)
         values = outcome(judged_logits(model, prompts, everyone), everyone).float()
+        hooks.require_called()
         if not values.requires_grad:
             raise CourseError(f"a {type(getattr(outcome, 'outcome', outcome)).__name__} has no gradient: choose an outcome "
                               "that moves with the logits, such as LogitDifference")
