@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Head = tuple[int, int]
 PARTS = ("first half", "boundary", "second half")
 KINDS = ("previous-token", "duplicate-token", "induction")
-ABLATIONS = ("zero", "mean", "resample", "first copy")
+ABLATIONS = ("zero", "mean of others", "resample", "first copy")
 
 
 # ---------------------------------------------------------------- repeated tokens
@@ -143,17 +143,18 @@ def best_head(scores: Float[torch.Tensor, "layer head sequence"]) -> Head:
 def replacement(values: Float[torch.Tensor, "sequence position width"], how: str) -> torch.Tensor:
     """What is written in the place of an activation, of the same shape.
 
-    mean: of the other sequences, at the same position. resample: of the next sequence (the last takes the first). first
-    copy: in the second half, the value at the token's first occurrence. Raises CourseError if there are no others.
+    mean of others: of the other sequences, at the same position (masking's "mean" is over all positions of a data set).
+    resample: of the next sequence (the last takes the first). first copy: in the second half, the value at the token's
+    first occurrence. Raises CourseError if there are no others.
     """
     if how not in ABLATIONS:
         raise CourseError(f"no ablation is called {how!r}; choose one of: {', '.join(ABLATIONS)}")
-    if len(values) < 2 and how in ("mean", "resample"):
+    if len(values) < 2 and how in ("mean of others", "resample"):
         raise CourseError(f"the ablation {how!r} takes values of other sequences: give at least 2, not {len(values)}")
     if how == "first copy":
         period = values.shape[1] // 2
         return torch.cat([values[:, :period + 1], values[:, 1:period + 1]], 1)
-    if how == "mean":
+    if how == "mean of others":
         return (values.sum(0) - values) / (len(values) - 1)
     return values.roll(-1, 0) if how == "resample" else torch.zeros_like(values)
 
@@ -164,7 +165,7 @@ def ablate(model, prompts: Prompts, sites: Sequence[Site], how: str) -> list[Do]
     return [Do(site, replacement(values[site], how)) for site in sites]
 
 
-def knock_out(model, prompts: Prompts, groups: Sequence[Sequence[Head]], how: str = "mean", *,
+def knock_out(model, prompts: Prompts, groups: Sequence[Sequence[Head]], how: str = "mean of others", *,
               part: str = "second half", progress: str | None = None) -> Float[torch.Tensor, "group sequence"]:
     """Loss of one part (nats per token) when all heads of a group lose their output together; [] is the plain run.
 
@@ -221,7 +222,8 @@ class HeadWeights:
 def head_weights(model) -> HeadWeights:
     """Weights of all heads, with the fixed part of the norm in front of each block multiplied into q, k and v.
 
-    Fixed are its scale and, for a layer norm, that it takes away the mean; its division and all biases are left out.
+    Fixed are its scale and, for a layer norm, that it takes away the mean; its division and all biases are left out. What a
+    layer norm takes away is left out of o as well, as nobody reads it.
     Keys and values that heads share are repeated. Warns if positions act inside the heads (rotary), which the matrices
     do not show. Raises CourseError for a model that is no bridge.
     """
@@ -236,7 +238,9 @@ def head_weights(model) -> HeadWeights:
     def reading(weights):
         weights = scale * weights.repeat_interleave(heads // weights.shape[1], 1)
         return weights if cfg.uses_rms_norm else weights - weights.mean(2, keepdim=True)
-    return HeadWeights(reading(model.W_Q), reading(model.W_K), reading(model.W_V), model.W_O.detach())
+    written = model.W_O.detach()
+    written = written if cfg.uses_rms_norm else written - written.mean(-1, keepdim=True)
+    return HeadWeights(reading(model.W_Q), reading(model.W_K), reading(model.W_V), written)
 
 
 def random_weights(like: HeadWeights, *, seed: int = 0) -> HeadWeights:

@@ -79,7 +79,7 @@ def test_mlps_matter_and_what_they_seem_to_do_depends_on_the_donor(shipped):
     maps = {how: induction.mlp_map(shipped, prompts, how).mean(-1) for how in ABLATIONS}
     end, first_a, first_b, elsewhere = 15, 7, 8, 3
     assert maps["first copy"][:3, end].max() < 0.3 and maps["first copy"][3:6, end].min() > 1
-    for how in ("mean", "resample"):
+    for how in ("mean of others", "resample"):
         assert maps[how][0, [first_a, first_b, end]].min() > 4 and maps[how][0, elsewhere] < 0.3
         assert maps[how][:, 0].abs().max() < 1e-3
     assert maps["zero"][0, elsewhere] > 4 and maps["zero"][1, 0] > 0.3

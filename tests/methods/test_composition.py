@@ -1,13 +1,15 @@
 """The circuit by its weights: composition scores, planted circuits, and what the weights of each family reproduce."""
+import copy
 import math
 import warnings
 
 import pytest
 import torch
-from small_models import HEADS, LAYERS, VOCAB, WIDTH, bridge, plain
+from small_models import HEADS, LAYERS, VOCAB, WIDTH, bridge, plain, save
 
 from utils import induction
 from utils.induction import HeadWeights
+from utils.models import load_model
 
 SIZE = WIDTH // HEADS
 
@@ -37,6 +39,33 @@ def test_composition_scores_are_those_of_the_dense_matrices(kind):
                 assert value == pytest.approx(dense_score(weights, kind, early, late), abs=1e-5) and 0 <= value <= 1
             else:
                 assert math.isnan(value)
+
+
+@pytest.mark.parametrize("kind", "qkv")
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_composition_scores_are_those_of_transformerlens(name, kind, folded):
+    """TransformerLens in its compatibility mode: norms folded into the weights, what is written centred."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = induction.composition_scores(induction.head_weights(bridge(name)), kind)
+    theirs = folded(name).all_composition_scores(kind.upper()).scores
+    earlier = ~found.isnan()
+    assert (found - theirs)[earlier].abs().max() < 1e-5 and found[earlier].max() > 0.1
+
+
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory):
+    """Bridges of their own, as compatibility mode cannot be undone."""
+    loaded = {}
+
+    def load(name):
+        if name not in loaded:
+            folder = tmp_path_factory.mktemp(name)
+            save(copy.deepcopy(plain(name)), folder)
+            loaded[name] = load_model(str(folder))
+            loaded[name].enable_compatibility_mode()
+        return loaded[name]
+    return load
 
 
 def planted_weights():

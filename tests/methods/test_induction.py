@@ -181,11 +181,11 @@ def test_replacements_by_hand():
 def test_what_is_equal_in_all_sequences_survives_mean_and_resample():
     values = torch.randn(4, 7, 3, generator=torch.Generator().manual_seed(0))
     values[:, 0] = values[0, 0]                                                          # as at BOS
-    for how, survives in (("mean", True), ("resample", True), ("zero", False)):
+    for how, survives in (("mean of others", True), ("resample", True), ("zero", False)):
         assert torch.allclose(induction.replacement(values, how)[:, 0], values[:, 0], atol=1e-6) == survives
 
 
-@pytest.mark.parametrize("how", ["zero", "mean", "resample"])
+@pytest.mark.parametrize("how", ["zero", "mean of others", "resample"])
 def test_knock_out_is_what_hooks_by_hand_give(how):
     prompts, group = repeats(), [(0, 1), (2, 3)]
     plain_z = [naive("gpt2", tokens, wanted=[("z", 0), ("z", 2)])[1] for tokens in prompts.tokens]
@@ -196,7 +196,7 @@ def test_knock_out_is_what_hooks_by_hand_give(how):
                 z, part = z.clone(), slice(head * SIZE, (head + 1) * SIZE)
                 others = [plain_z[i]["z", layer][:, part] for i in range(N) if i != row]
                 donor = plain_z[(row + 1) % N]["z", layer][:, part]
-                z[:, part] = {"zero": 0.0 * donor, "mean": torch.stack(others).mean(0), "resample": donor}[how]
+                z[:, part] = {"zero": 0.0 * donor, "mean of others": torch.stack(others).mean(0), "resample": donor}[how]
                 return z
             return "z", layer, change
         for which, edits in enumerate(([], [edit(*head) for head in group])):
@@ -236,7 +236,7 @@ def test_mlp_map_is_one_run_per_cell(how):
                 def change(x):
                     stack = [o[1]["mlp_out", layer] for o in outputs]
                     donors = {"zero": [0.0 * stack[0][position]], "resample": [stack[(row + 1) % 3][position]],
-                              "mean": [stack[i][position] for i in range(3) if i != row],
+                              "mean of others": [stack[i][position] for i in range(3) if i != row],
                               "first copy": [stack[row][position - S]]}[how]
                     x = x.clone()
                     x[position] = torch.stack(donors).mean(0)
@@ -283,9 +283,9 @@ EVERY_HEAD = [(layer, head) for layer in range(LAYERS) for head in range(HEADS)]
     (lambda m: induction.knock_out(m, repeats(), [[(3, 0)]]), "layer 3 is out of range: this model has layers 0 to 2"),
     (lambda m: induction.knock_out(m, repeats(), [[(0, 4)]]), "head 4 is out of range: each layer has heads 0 to 3"),
     (lambda m: induction.knock_out(m, repeats(), [[(0, 0)]], "noise"),
-     "no ablation is called 'noise'; choose one of: zero, mean, resample, first copy"),
-    (lambda m: induction.knock_out(m, repeats(1), [[(0, 0)]], "mean"),
-     "'mean' takes values of other sequences: give at least 2, not 1"),
+     "no ablation is called 'noise'; choose one of: zero, mean of others, resample, first copy"),
+    (lambda m: induction.knock_out(m, repeats(1), [[(0, 0)]], "mean of others"),
+     "'mean of others' takes values of other sequences: give at least 2, not 1"),
     (lambda m: induction.mlp_map(m, repeats(1), "resample"),
      "'resample' takes values of other sequences: give at least 2"),
     (lambda m: induction.random_heads(m, 11, 2, exclude=[(0, 0), (0, 1)]),
@@ -316,7 +316,7 @@ def test_the_plain_run_is_not_disturbed():
     model, prompts = bridge("gpt2"), repeats()
     before = run(model, prompts)
     induction.knock_out(model, prompts, [[(0, 0), (1, 1)]], "resample")
-    induction.mlp_map(model, prompts, "mean")
+    induction.mlp_map(model, prompts, "mean of others")
     induction.head_scores(model, prompts)
     induction.token_vectors(model, mlp=True, divide=True)
     assert torch.equal(run(model, prompts), before)
