@@ -32,6 +32,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class ByScope(LoadScopeScheduling):
         _split_scope = staticmethod(scope_of)
+    config.option.loadscopereorder = False          # the order of `pytest_collection_modifyitems`
     return ByScope(config, log)
 
 
