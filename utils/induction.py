@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Head = tuple[int, int]
 PARTS = ("first half", "boundary", "second half")
-KINDS = ("previous-token", "duplicate-token", "induction")
+HEAD_ROLES = ("previous-token", "duplicate-token", "induction")
 ABLATIONS = ("zero", "mean of others", "resample", "first copy")
 
 
@@ -100,10 +100,10 @@ def counted(kind: str, period: int) -> tuple[Int[torch.Tensor, "pair"], Int[torc
     duplicate-token: the earlier copy of the same token; induction: the token after that copy; both from S + 1 to 2 S.
     The whole diagonal key = query + 1 - S has two entries more, at S - 1 and S: nothing has come back yet there.
     """
-    if kind not in KINDS:
-        raise CourseError(f"no kind of head is called {kind!r}; choose one of: {', '.join(KINDS)}")
+    if kind not in HEAD_ROLES:
+        raise CourseError(f"no kind of head is called {kind!r}; choose one of: {', '.join(HEAD_ROLES)}")
     queries = torch.arange(2 if kind == "previous-token" else period + 1, 2 * period + 1)
-    return queries, queries - dict(zip(KINDS, (1, period, period - 1)))[kind]
+    return queries, queries - dict(zip(HEAD_ROLES, (1, period, period - 1)))[kind]
 
 
 def stripe(pattern: Float[torch.Tensor, "*head query key"], kind: str) -> Float[torch.Tensor, "*head"]:
@@ -126,8 +126,8 @@ def head_scores(model, prompts: Prompts, *, batch_size: int = 8) -> dict[str, to
     """{kind: `stripe` of every head on every sequence, [layer, head, sequence]}; `batch_size` changes no number."""
     period_of(prompts)
     shown = (patterns(model, tokens) for tokens in prompts.tokens.split(batch_size))
-    scores = [[stripe(pattern, kind).cpu() for kind in KINDS] for pattern in shown]
-    return {kind: torch.cat(parts, -1) for kind, parts in zip(KINDS, zip(*scores))}
+    scores = [[stripe(pattern, kind).cpu() for kind in HEAD_ROLES] for pattern in shown]
+    return {kind: torch.cat(parts, -1) for kind, parts in zip(HEAD_ROLES, zip(*scores))}
 
 
 def best_head(scores: Float[torch.Tensor, "layer head sequence"]) -> Head:

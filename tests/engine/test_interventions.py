@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 import torch
+from cells import close, layer_of, rows_of, start_and_end, width_of, write
 from reference import naive
 from small_models import HEADS, LANGUAGE_MODELS, LAYERS, WIDTH, bridge, plain, random_prompts
 
@@ -28,42 +29,8 @@ def model_of(bridged, name):
     return bridge(name) if bridged else plain(name)
 
 
-def layer_of(kind, layer=1):
-    return None if kind == "embed" else layer
-
-
-def close(a, b):
-    """Equal within 1e-5 of the range of the reference."""
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= 1e-5 * (b.max() - b.min()), (a - b).abs().max()
-
-
-def width_of(name, kind):
-    x = naive(name, torch.tensor([5, 6]), wanted=[(kind, layer_of(kind))])[1]
-    return x[kind, layer_of(kind)].shape[-1]
-
-
 def last(name, logits):
     return logits if name.endswith(("classifier", "answerer")) else logits[-1]
-
-
-def start_and_end(logits, index):
-    """An outcome that needs the scores of spans at every position: [row, position, 2]."""
-    return logits[..., 0].logsumexp(1) - logits[torch.arange(len(index)), index, 1]
-
-
-def rows_of(prompts):
-    return [row[mask == 1] for row, mask in zip(prompts.tokens, prompts.mask)]
-
-
-def write(positions, value, columns=slice(None)):
-    """An edit for `naive`: write at positions and columns of one prompt."""
-    def change(x):
-        x = x.clone()
-        for i, p in enumerate(positions):
-            x[p, columns] = value[i]
-        return x
-    return change
 
 
 # ---------------------------------------------------------------- reading
@@ -304,55 +271,3 @@ def test_tokens_without_a_mask_are_taken_as_they_are():
 
 def test_shape_of():
     assert shape_of(bridge("llama")) == shape_of(plain("llama")) == shape_of(plain("bert")) == (LAYERS, HEADS)
-
-
-# ---------------------------------------------------------------- spans and token types
-
-@pytest.mark.parametrize("kind", PLAIN["bert_answerer"])
-@pytest.mark.parametrize("batch_size", [1, 4, 128])
-def test_spans_with_token_types_on_prompts_of_unequal_length(kind, batch_size):
-    """The scores of spans at every position, against one unpadded forward pass per cell."""
-    prompts, model, width = random_prompts((7, 4, 5), pairs=True), plain("bert_answerer"), width_of("bert_answerer", kind)
-    values = torch.randn(3, width, generator=torch.Generator().manual_seed(3))
-    cells = [(layer_of(kind, layer), p) for layer in (0, 2) for p in (0, 3)]
-    rows = [[], *([Do(Site(kind, layer, p), values)] for layer, p in cells)]
-    result = sweep(model, prompts, rows, start_and_end, batch_size=batch_size)
-    for i, (row, types) in enumerate(zip(rows_of(prompts), prompts.types)):
-        types = types[:len(row)]
-        edits = [[], *([(kind, layer, write([p], values[i][None]))] for layer, p in cells)]
-        logits = [naive("bert_answerer", row, edit, types=types)[0] for edit in edits]
-        expected = torch.cat([start_and_end(own[None], torch.tensor([i])) for own in logits])
-        close(result[:, i], expected)
-        found, _ = read(model, prompts, [], rows[1])
-        close(found[i, :len(row)], logits[1])
-        assert (found[i, len(row):] == -torch.inf).all()
-    assert (result[1:] - result[0]).abs().min() > 1e-3
-
-
-def test_token_types_reach_the_model_and_follow_their_prompts():
-    prompts, model = random_prompts((7, 4, 5), pairs=True), plain("bert_classifier")
-    with_types = at_end(model, prompts)
-    for i, row in enumerate(rows_of(prompts)):
-        close(with_types[i], naive("bert_classifier", row, types=prompts.types[i, :len(row)])[0])
-    assert (with_types - at_end(model, random_prompts((7, 4, 5)))).abs().min() > 1e-3
-    part = prompts.part(1, 3)
-    assert torch.equal(part.types, prompts.types[1:3]) and random_prompts().part(0, 1).types is None
-    close(at_end(model, part), with_types[1:3])
-    outcome = LogitDifference(torch.tensor([0, 1, 2]), torch.tensor([2, 0, 1]))
-    rows = [[], [Do(Site("z", 1, None, 2), 0.0)]]
-    close(sweep(model, prompts, rows, outcome, batch_size=2), sweep(model, prompts, rows, outcome))
-    close(sweep(model, prompts, [[]], outcome)[0], outcome(with_types, torch.arange(3)))
-
-
-@pytest.mark.parametrize("bridged, name", [(True, "gpt2"), (True, "llama"), (False, "gpt2"), (False, "llama")])
-def test_a_model_that_has_no_place_for_token_types_is_not_told(bridged, name):
-    """Both paths, the quick one and (with a hook left by somebody) the plain one."""
-    prompts, model = random_prompts((7, 4, 5), pairs=True), model_of(bridged, name)
-    rows = [[], [Do(Site("resid_pre", 1, 2), 0.3)]]
-    without = sweep(model, random_prompts((7, 4, 5)), rows, OUTCOME)
-    assert torch.equal(sweep(model, prompts, rows, OUTCOME), without)
-    handle = next(model.children()).register_forward_hook(lambda *_: None)
-    try:
-        close(sweep(model, prompts, rows, OUTCOME), without)
-    finally:
-        handle.remove()

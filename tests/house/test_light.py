@@ -90,8 +90,3 @@ def test_the_contract_can_break(room, line, tmp_path):
     with open(tmp_path / "utils" / room, "a", encoding="utf-8") as file:
         file.write(f"\n{line}\n")
     assert contract(tmp_path).returncode != 0
-
-
-def test_modules_can_be_read_in_one_sitting():
-    long = {path.name: n for path in UTILS.rglob("*.py") if (n := len(path.read_text(encoding="utf-8").splitlines())) > 350}
-    assert not long

@@ -10,7 +10,7 @@ from test_composition import some_weights
 from utils import induction
 from utils.engine import Do, Site, run
 from utils.errors import CourseError
-from utils.induction import ABLATIONS, KINDS
+from utils.induction import ABLATIONS, HEAD_ROLES
 from utils.models import Prompts, load_model
 
 S, N = 5, 4
@@ -100,13 +100,13 @@ def planted(kind, period=S):
     return pattern
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEAD_ROLES)
 @pytest.mark.parametrize("period", [2, 3, 5, 8])
 def test_a_planted_head_scores_1_on_its_own_kind_and_0_on_the_others(kind, period):
-    scores = {other: induction.stripe(planted(kind, period), other).item() for other in KINDS}
+    scores = {other: induction.stripe(planted(kind, period), other).item() for other in HEAD_ROLES}
     assert scores[kind] == 1 and scores["duplicate-token"] == (kind == "duplicate-token")
     if period > 2:                 # at period 2 the token before is the token after the earlier copy
-        assert scores == {other: float(other == kind) for other in KINDS}
+        assert scores == {other: float(other == kind) for other in HEAD_ROLES}
 
 
 def test_pairs_that_count():
@@ -155,7 +155,7 @@ def test_head_scores_do_not_depend_on_the_batch_size():
     prompts = repeats(5)
     whole, single = (induction.head_scores(bridge("gpt2"), prompts, batch_size=size) for size in (8, 1))
     pattern = induction.patterns(bridge("gpt2"), prompts.tokens)
-    for kind in KINDS:
+    for kind in HEAD_ROLES:
         assert whole[kind].shape == (LAYERS, HEADS, 5) and torch.allclose(whole[kind], single[kind], atol=1e-6)
         assert torch.allclose(whole[kind], induction.stripe(pattern, kind), atol=1e-6)
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from utils.tasks import passage_patterns as P, passages as own
-from utils.tasks.passages import KINDS, SPLITS, passage, possible, questions, records
+from utils.tasks.passages import QUESTION_KINDS, SPLITS, passage, possible, questions, records
 from utils.tasks.prompts import held_out
 
 
@@ -21,7 +21,7 @@ def words(text):
 @pytest.mark.parametrize("split", SPLITS)
 def test_answers_stand_where_they_are_said_to(split):
     found = records(600, split=split)
-    assert len(found) == 600 and {r.kind for r in found} == set(KINDS)
+    assert len(found) == 600 and {r.kind for r in found} == set(QUESTION_KINDS)
     for r in found:
         assert r.context[slice(*r.span)] == r.answer and r.answer.strip() == r.answer != ""
         assert r.question[0].isupper() and not re.search(r"[{}]|  | [,.?]", r.context + r.question)
@@ -156,4 +156,4 @@ def test_the_exercise_of_finding_a_name():
         p = passage(rng)
         record = own.find(p, rng)
         assert p.text[slice(*record.span)] == record.answer and record.answer in record.question
-        assert record.span[0] == p.text.index(record.answer) and record.kind not in KINDS
+        assert record.span[0] == p.text.index(record.answer) and record.kind not in QUESTION_KINDS

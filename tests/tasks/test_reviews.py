@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from sentences import sentence
 
-from utils.tasks import KINDS, LABELS, NOVELTIES, reviews as R
+from utils.tasks import REVIEW_KINDS, LABELS, NOVELTIES, reviews as R
 from utils.tasks.reviews import minimal_pairs, reviews, training_review
 
 N = 20_000
@@ -59,7 +59,7 @@ def deciding_part(review):
     return re.split(r", but |, yet |\. Still, ", text)[-1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", REVIEW_KINDS)
 @pytest.mark.parametrize("held_out", [False, True])
 def test_labels_follow_from_the_words(kind, held_out):
     for review in reviews(600, 3, kind=kind, held_out=held_out):
@@ -77,16 +77,16 @@ def test_neutral_sentences_say_nothing_but_use_the_words_that_decide_elsewhere(t
 
 
 def test_labels_and_kinds_are_balanced(training):
-    for kind in KINDS:
+    for kind in REVIEW_KINDS:
         labels = Counter(r.label for r in training if r.kind == kind)
         assert sum(labels.values()) > 0.15 * N and abs(labels["positive"] / sum(labels.values()) - 0.5) < 0.03, kind
     found = reviews(400, 1)
-    assert Counter(r.kind for r in found) == dict.fromkeys(KINDS, 100)
+    assert Counter(r.kind for r in found) == dict.fromkeys(REVIEW_KINDS, 100)
 
 
 def test_no_single_word_gives_the_label_away(training):
     """None of the words that make negation, contrast or intensity goes with one label more than 60 times in 100."""
-    for kind in KINDS[1:]:
+    for kind in REVIEW_KINDS[1:]:
         counts = {label: Counter(w for r in training if (r.kind, r.label) == (kind, label) for w in set(tokens(r.text)))
                   for label in LABELS}
         for word in R.STRONG + ["not", "but", "although", "and", "slightly"]:
@@ -104,7 +104,7 @@ ASPECTS = choice({w for aspects in R.SUBJECTS.values() for w in aspects.split()}
 OPINION = choice([*ADJECTIVES, *POLARITY])
 SLOTS = {"T": choice({w for things in R.SUBJECTS for w in things.split()}), "A": ASPECTS, "B": ASPECTS,
          "P": choice(R.PEOPLE), "s": choice(R.STRONG), "w": choice(R.WEAK)}
-PATTERNS = {kind: {p for family in families for p in family} for kind, families in R.FAMILIES.items()}
+PATTERNS = {kind: {p for group in groups for p in group} for kind, groups in R.PATTERN_GROUPS.items()}
 
 
 def regex(pattern):
@@ -154,10 +154,10 @@ def negated_adjectives(review):
 
 
 def test_held_out_words_are_shown_in_all_other_constructions(training):
-    assert set(HELD_WORDS) == set(KINDS[1:]) and len(set.union(*HELD_WORDS.values())) == 24
+    assert set(HELD_WORDS) == set(REVIEW_KINDS[1:]) and len(set.union(*HELD_WORDS.values())) == 24
     for kind, words in HELD_WORDS.items():
         shown = Counter((r.kind, w) for r in training for w in tokens(r.text) if w in words)
-        others = [k for k in KINDS if k != kind]
+        others = [k for k in REVIEW_KINDS if k != kind]
         assert {k for k, _ in shown} == set(others) and min(shown[k, w] for k in others for w in words) > 20, kind
         for review in reviews(100, 2, kind=kind, novelty="words"):
             assert set(tokens(review.text)) & ADJECTIVES <= words and set(tokens(review.text)) & words

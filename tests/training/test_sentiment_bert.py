@@ -96,11 +96,11 @@ def test_known_words_are_those_of_the_training_text(model):
 def test_heads_of_several_layers_matter(numbers):
     """Not all happens in the first layer, and not all kinds need the same heads."""
     layers = range(sentiment_bert.LAYERS)
-    sure = {(layer, kind) for layer in layers for head in range(sentiment_bert.HEADS) for kind in reviews.KINDS
+    sure = {(layer, kind) for layer in layers for head in range(sentiment_bert.HEADS) for kind in reviews.REVIEW_KINDS
             if numbers[f"L{layer}H{head}_{kind}"] > 3 * numbers[f"L{layer}H{head}_{kind}_error"] + 0.2}
     assert len({layer for layer, _ in sure}) >= 3
-    assert all(abs(numbers[f"{kind}_without_all"] - 0.5) < 0.15 for kind in reviews.KINDS)
-    best = {kind: max(numbers[f"{kind}_only_layer{layer}"] for layer in layers) for kind in reviews.KINDS[2:]}
+    assert all(abs(numbers[f"{kind}_without_all"] - 0.5) < 0.15 for kind in reviews.REVIEW_KINDS)
+    best = {kind: max(numbers[f"{kind}_only_layer{layer}"] for layer in layers) for kind in reviews.REVIEW_KINDS[2:]}
     assert all(best[kind] < numbers[f"accuracy_{kind}"] - 0.05 for kind in best), best
 
 

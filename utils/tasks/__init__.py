@@ -10,5 +10,5 @@ from .prompts import (DATA, FRANCE_POLAND, SPLITS, TABLES, Fact, IOIPrompt, Thre
                       country_facts, generate_repeated_tokens, held_out, ioi_dataset, ioi_pair, landmark_facts,
                       name_pair_held_out, people_facts, question_facts, question_pairs, question_prompt, table,
                       three_name_dataset, with_article)
-from .reviews import KINDS, LABELS, NOVELTIES, PAIRS, Review
+from .reviews import LABELS, NOVELTIES, PAIRS, REVIEW_KINDS, Review
 from .spans import Asked, SpanLogProbability, SpanMatch, ask, best_span, exact_match, pick_answers

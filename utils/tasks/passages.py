@@ -18,7 +18,7 @@ from . import passage_patterns as P
 from .prompts import held_out
 
 SPLITS = ("training", "held_out_facts", "held_out_sentences", "held_out_questions")
-KINDS = tuple(P.QUESTIONS)
+QUESTION_KINDS = tuple(P.QUESTIONS)
 SLOT = re.compile(r"\{(\w+)\}")
 Span = tuple[int, int]
 
@@ -27,8 +27,8 @@ Span = tuple[int, int]
 class Record:
     """A question on a context. The answer is `context[span[0]:span[1]]`, where the context says so.
 
-    The words of the answer may stand elsewhere too. kind: what is asked, one of `KINDS`. rivals: other values of the
-    same sort in the context, wrong answers all of them.
+    The words of the answer may stand elsewhere too. kind: what is asked, one of `QUESTION_KINDS`. rivals: other values of
+    the same sort in the context, wrong answers all of them.
     """
     context: str
     question: str

@@ -22,7 +22,7 @@ from ..errors import CourseError
 from .prompts import held_out as is_held_out, with_article
 
 LABELS = ("negative", "positive")
-KINDS = ("plain", "negated", "contrast", "intensified")
+REVIEW_KINDS = ("plain", "negated", "contrast", "intensified")
 NOVELTIES = ("patterns", "combinations", "words")
 
 WORDS = {
@@ -34,7 +34,7 @@ WORDS = {
     tiresome mediocre""".split(),
 }
 HELD_OUT_WORDS = {kind: {label: words[-4 * i:][:4] for label, words in WORDS.items()}  # four of each label
-                  for i, kind in enumerate(KINDS) if kind != "plain"}
+                  for i, kind in enumerate(REVIEW_KINDS) if kind != "plain"}
 VERBS = {"positive": ["loved", "enjoyed", "liked", "adored", "admired"],
          "negative": ["hated", "disliked", "regretted", "loathed", "resented"]}
 BASE_FORMS = dict(loved="love", enjoyed="enjoy", liked="like", adored="adore", admired="admire", hated="hate",
@@ -102,7 +102,7 @@ def _shown(clauses: list[str]) -> list[str]:
 NOT = [negated for frame in FRAMES for negated in _negated(frame)]
 VERY = [frame for frame in NOT if not re.search("hardly|far from|anything but", frame)]  # no "hardly very"
 PLAIN, STRONG_PLAIN, NEGATED = (_shown(_filled(*f)) for f in ((FRAMES, "{Y}"), (FRAMES, "{s} {Y}"), (NOT, "{N}")))
-FAMILIES = {  # each family of patterns is drawn equally often
+PATTERN_GROUPS = {  # each group of patterns is drawn equally often
     "plain": [_filled(FRAMES, "{Y}", "{s} {Y}", "{w} {Y}", "{Y} and {Z}"), LIKINGS,
               ["what a {Y} {T}", "the {A} was {Y} and the {B} was {Z}", "what a {Y} {A}! I {V} it",
                "this {T} was {s} {Y}! I {V} every minute of it", "we {V} every minute of the {T}"]],
@@ -128,7 +128,7 @@ DECIDING, UNDER_NOT = "YZVNOv", "NOM"
 
 @dataclass(frozen=True)
 class Review:
-    """A review, its label ("positive" or "negative"), and what decides it, one of `KINDS`."""
+    """A review, its label ("positive" or "negative"), and what decides it, one of `REVIEW_KINDS`."""
     text: str
     label: str
     kind: str
@@ -190,7 +190,7 @@ def _draw(rng: random.Random, kind: str, novelty: str | None) -> Review:
     """One review; novelty None: as in training. Drawn again, with the same label, until its combinations are right."""
     label = rng.choice(LABELS)
     while True:
-        pattern = rng.choice(rng.choice(FAMILIES[kind]))
+        pattern = rng.choice(rng.choice(PATTERN_GROUPS[kind]))
         if pattern_held_out(pattern) != (novelty == "patterns"):
             continue
         whole = pattern.replace("{other}", rng.choice(OUTVOTED)).replace("{weak}", rng.choice(WEAKER))
@@ -209,7 +209,7 @@ def _draw(rng: random.Random, kind: str, novelty: str | None) -> Review:
 
 def training_review(rng: random.Random) -> Review:
     """One review of the kind and in the words that the shipped classifier learned from."""
-    return _draw(rng, rng.choices(KINDS, [0.2, 0.3, 0.3, 0.2])[0], None)
+    return _draw(rng, rng.choices(REVIEW_KINDS, [0.2, 0.3, 0.3, 0.2])[0], None)
 
 
 # ---------------------------------------------------------------- what lessons and measurements use
@@ -221,20 +221,20 @@ def _require(what: str, value: str | None, known: tuple[str, ...]) -> None:
 
 def reviews(n: int, seed: int = 0, *, held_out: bool = True, kind: str | None = None,
             novelty: str | None = None) -> list[Review]:
-    """`n` reviews. kind: one of `KINDS`; None mixes them in equal shares.
+    """`n` reviews. kind: one of `REVIEW_KINDS`; None mixes them in equal shares.
 
     held_out: reviews that training never showed, for one of the reasons in `NOVELTIES` (`novelty` None mixes them);
     False: reviews as in training. Raises CourseError for an unknown kind or novelty, or plain reviews of held-out
     words, which training did show.
     """
-    _require("kind", kind, KINDS)
+    _require("kind", kind, REVIEW_KINDS)
     _require("novelty", novelty, NOVELTIES)
     if kind == "plain" and novelty == "words":
         raise CourseError("no opinion word is held out in plain reviews: choose the novelty 'patterns' or "
                           "'combinations', or another kind")
     rng, found = random.Random(f"reviews {seed}"), []
     for i in range(n):
-        chosen = kind or KINDS[i % len(KINDS)] if novelty != "words" else kind or KINDS[1 + i % 3]
+        chosen = kind or REVIEW_KINDS[i % len(REVIEW_KINDS)] if novelty != "words" else kind or REVIEW_KINDS[1 + i % 3]
         reasons = NOVELTIES[:2] if chosen == "plain" else NOVELTIES
         found.append(_draw(rng, chosen, (novelty or rng.choice(reasons)) if held_out else None))
     rng.shuffle(found)

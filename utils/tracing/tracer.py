@@ -28,7 +28,7 @@ from .subjects import guess_subject, token_range
 __all__ = ["ROLES", "AverageEffect", "CausalTracer", "HiddenFlow", "HiddenFlowQuery", "LayerConfig", "Query",
            "average_indirect_effect", "guess_subject", "noise_from_embeddings", "noise_from_subjects"]
 
-KINDS = {"hidden": "resid_post", "mlp": "mlp_out", "attention": "attn_out"}
+TRACED = {"hidden": "resid_post", "mlp": "mlp_out", "attention": "attn_out"}
 RULES = ("gaussian", "uniform", "swap")
 
 
@@ -99,7 +99,7 @@ class CausalTracer:
         self._require_kind(layer_kind)
         if not 0 <= layer_num < self.count_layers():
             raise CourseError(f"layer {layer_num} is out of range: this model has layers 0 to {self.count_layers() - 1}")
-        module = address(self.model, Site(KINDS[layer_kind], layer_num)).module
+        module = address(self.model, Site(TRACED[layer_kind], layer_num)).module
         return next(name for name, other in self.model.named_modules() if other is module)
 
     def get_layer_names_of_kind(self, layer_kind: str) -> list[str]:
@@ -137,7 +137,7 @@ class CausalTracer:
         row = self._tokenise(prompt)
         subject_range = token_range(self.tokenizer, row, guess_subject(prompt) if subject is None else subject)
         restore = self._positions(row, subject_range, patch_subject_tokens_only, positions)
-        sites = [Site(KINDS[kind], layer) for layer in range(self.count_layers())]
+        sites = [Site(TRACED[kind], layer) for layer in range(self.count_layers())]
         embedded = Site("embed", position=tuple(range(*subject_range)))
         logits, clean = read(self.model, self._prompts([row]), [*sites, embedded], end_only=True)
         answer_id, high = self._answer(answer, logits[0])
@@ -147,16 +147,13 @@ class CausalTracer:
         else:
             corrupted = clean[embedded] + noise * _draw(rule, seed, samples, clean[embedded])
         prompts, corrupt = self._prompts([row] * len(corrupted)), Do(embedded, corrupted)
-        freeze = self._freeze(prompts, corrupt, severed)
-
-        def restored(token: int, layer: int) -> list[Do]:
-            return [Do(Site(KINDS[kind], m, token), clean[sites[m]][0, token]) for m in self._window(layer, window)]
-
+        states, freeze = [clean[site][0] for site in sites], self._freeze(prompts, corrupt, severed)
         # A model that looks only back is the same before the subject in both runs: nothing to restore there.
         first = 0 if isinstance(self.model, ConfiguredModel) else subject_range[0]
         cells = [(token, layer) for token in restore if token >= first for layer in layers]
-        found = sweep(self.model, prompts, [[], *(restored(*cell) + freeze(*cell) for cell in cells)],
-                      Probability(torch.full_like(prompts.ends, answer_id)), always=[corrupt], batch_size=batch_size)
+        plans = [self._restored(states, kind, window, *cell) + freeze(*cell) for cell in cells]
+        found = sweep(self.model, prompts, [[], *plans], Probability(torch.full_like(prompts.ends, answer_id)),
+                      always=[corrupt], batch_size=batch_size)
         outcomes = torch.full((len(row), len(sites), len(prompts)), float("nan"))
         outcomes[restore, layers.start:layers.stop] = found[0]
         for cell, values in zip(cells, found[1:]):
@@ -164,7 +161,7 @@ class CausalTracer:
         names = self.get_layer_names_of_kind(kind)
         return HiddenFlow(outcomes, found[0], high, prompts.labels[0], subject_range,
                           self.tokenizer.decode([answer_id]), kind, window, None if rule == "swap" else noise, rule,
-                          severed, layers, torch.tensor(row), {n: clean[s][0].cpu() for n, s in zip(names, sites)})
+                          severed, layers, torch.tensor(row), {n: state.cpu() for n, state in zip(names, states)})
 
     def calculate_hidden_flows(self, queries: Sequence, *, seed: int = 1, patch_seed: int | None = None,
                                own_noise: bool = True, progress: bool = True, **options) -> list[HiddenFlow]:
@@ -227,11 +224,16 @@ class CausalTracer:
         swapped = self._prompts([row[:first] + fitting[i] + row[end:] for i in chosen])
         return read(self.model, swapped, [site], end_only=True)[1][site]
 
+    def _restored(self, states: list[Float[torch.Tensor, "token width"]], kind: str, window: int, token: int,
+                  layer: int) -> list[Do]:
+        """What a cell writes: the clean states of its token, in all layers of its window."""
+        return [Do(Site(TRACED[kind], m, token), states[m][token]) for m in self._window(layer, window)]
+
     def _freeze(self, prompts: Prompts, corrupt: Do, severed: str | None):
         """A function (token, layer) -> what holds the severed part of later layers at its corrupted outputs there."""
         if severed is None:
             return lambda token, layer: []
-        parts = [Site(KINDS[severed], layer) for layer in range(shape_of(self.model)[0])]
+        parts = [Site(TRACED[severed], layer) for layer in range(shape_of(self.model)[0])]
         _, kept = read(self.model, prompts, parts, [corrupt], end_only=True)
         return lambda token, layer: [Do(Site(part.kind, part.layer, token), kept[part][:, token])
                                      for part in parts[layer + 1:]]
@@ -260,8 +262,8 @@ class CausalTracer:
         return range(start, end)
 
     def _require_kind(self, kind: str) -> None:
-        if kind not in KINDS:
-            raise CourseError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+        if kind not in TRACED:
+            raise CourseError(f"kind must be one of {', '.join(TRACED)}, not {kind!r}")
 
     def _check(self, kind, window, samples, rule, batch_size, severed) -> None:
         self._require_kind(kind)

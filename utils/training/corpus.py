@@ -16,10 +16,6 @@ from ..tasks import templates as T
 END_OF_TEXT = 0
 
 
-def lower_first(text: str) -> str:
-    return "the" + text[3:] if text.startswith("The ") else text
-
-
 def seen_fact(rng: random.Random, kind: str, relation: str, subject: str, answer: str, patterns: list[str]) -> str:
     """One statement whose (subject, pattern) combination is not held out."""
     allowed = [p for i, p in enumerate(patterns) if not tasks.held_out(kind, relation, subject, i)]

@@ -16,13 +16,13 @@ from ..engine import at_end
 from ..masking import Groups, MaskingGame, leave_one_out
 from ..metrics import LogitDifference
 from ..models import class_ids, encode_texts
-from ..tasks import KINDS, LABELS, NOVELTIES, PAIRS, Review, reviews
+from ..tasks import LABELS, NOVELTIES, PAIRS, REVIEW_KINDS, Review, reviews
 from . import report
 
 EACH = 400      # reviews of each kind
 DESCRIPTIONS = {
     "accuracy": "held-out reviews of all kinds, accuracy",
-    **{f"accuracy_{kind}": f"held-out reviews, {kind}" for kind in KINDS},
+    **{f"accuracy_{kind}": f"held-out reviews, {kind}" for kind in REVIEW_KINDS},
     **{f"accuracy_{novelty}": f"held-out {novelty}, all kinds" for novelty in NOVELTIES},
     **{f"pairs_{kind}": f"minimal pairs, {kind}: both right" for kind in PAIRS},
     "accuracy_bag_of_words": "control: the best weights for single words, without order",
@@ -48,7 +48,7 @@ def accuracy(model, items: list[Review]) -> float:
 
 
 def accuracies(model) -> dict[str, float]:
-    by_kind = {kind: margins(model, reviews.reviews(EACH, 1, kind=kind)) > 0 for kind in KINDS}
+    by_kind = {kind: margins(model, reviews.reviews(EACH, 1, kind=kind)) > 0 for kind in REVIEW_KINDS}
     numbers = {"accuracy": torch.cat(list(by_kind.values())).float().mean().item()}
     numbers |= {f"accuracy_{kind}": right.float().mean().item() for kind, right in by_kind.items()}
     for novelty in NOVELTIES:
@@ -63,7 +63,7 @@ def accuracies(model) -> dict[str, float]:
 def heads(model, each: int = 60) -> dict[str, float]:
     """What each head is worth for each kind of review, masked alone: the mean fall of the margin, in logits."""
     numbers = {}
-    for kind in KINDS:
+    for kind in REVIEW_KINDS:
         items = reviews.reviews(each, 4, kind=kind)
         found = leave_one_out(_game(model, items, Groups.singles(model, "z"))).table
         numbers[f"margin_{kind}"] = margins(model, items).mean().item()
@@ -78,7 +78,7 @@ def layers(model, each: int = 60) -> dict[str, float]:
     one = torch.eye(len(groups), dtype=torch.bool)
     masks = torch.cat([~one, one, torch.zeros(1, len(groups), dtype=torch.bool)])
     names = [f"{word}{i}" for word in ("without_layer", "only_layer") for i in range(len(groups))] + ["without_all"]
-    for kind in KINDS:
+    for kind in REVIEW_KINDS:
         right = _game(model, reviews.reviews(each, 4, kind=kind), groups)(masks) > 0
         numbers |= {f"{kind}_{name}": share for name, share in zip(names, right.float().mean(1).tolist())}
     return numbers
@@ -101,7 +101,7 @@ def bag_of_words(model, number: int = 12_000, steps: int = 300) -> float:
     """Held-out accuracy of a logistic regression on which tokens occur, trained on reviews as in training."""
     rng, size = torch.Generator().manual_seed(0), model.config.vocab_size
     seen = reviews.reviews(number, 5, held_out=False)
-    new = reviews.reviews(EACH * len(KINDS), 1)
+    new = reviews.reviews(EACH * len(REVIEW_KINDS), 1)
 
     def features(items: list[Review]) -> torch.Tensor:
         rows = model.tokenizer([item.text for item in items])["input_ids"]
@@ -129,9 +129,9 @@ def head_table(numbers: dict[str, float]) -> str:
     def cell(name, kind):
         return f"{numbers[f'{name}_{kind}']:.2f} ± {numbers[f'{name}_{kind}_error']:.2f}"
 
-    rows = [f"| {name} | {' | '.join(cell(name, kind) for kind in KINDS)} |" for name in names]
-    whole = f"| nothing masked, margin | {' | '.join('{:.2f}'.format(numbers[f'margin_{kind}']) for kind in KINDS)} |"
-    return "\n".join([f"| head masked | {' | '.join(KINDS)} |", f"|---|{'---|' * len(KINDS)}", *rows, whole])
+    rows = [f"| {name} | {' | '.join(cell(name, kind) for kind in REVIEW_KINDS)} |" for name in names]
+    whole = f"| nothing masked, margin | {' | '.join('{:.2f}'.format(numbers[f'margin_{kind}']) for kind in REVIEW_KINDS)} |"
+    return "\n".join([f"| head masked | {' | '.join(REVIEW_KINDS)} |", f"|---|{'---|' * len(REVIEW_KINDS)}", *rows, whole])
 
 
 def layer_table(numbers: dict[str, float]) -> str:
@@ -141,8 +141,8 @@ def layer_table(numbers: dict[str, float]) -> str:
     def cell(name, kind):
         return f"{numbers[f'{kind}_{name}']:.2f}"
 
-    rows = [f"| {name.replace('_', ' ')} | {' | '.join(cell(name, kind) for kind in KINDS)} |" for name in names]
-    return "\n".join([f"| heads | {' | '.join(KINDS)} |", f"|---|{'---|' * len(KINDS)}", *rows])
+    rows = [f"| {name.replace('_', ' ')} | {' | '.join(cell(name, kind) for kind in REVIEW_KINDS)} |" for name in names]
+    return "\n".join([f"| heads | {' | '.join(REVIEW_KINDS)} |", f"|---|{'---|' * len(REVIEW_KINDS)}", *rows])
 
 
 def text(numbers: dict[str, float], how: dict[str, object], seeds: dict[str, dict[str, float]] = {}) -> str:
