@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 
 from .engine import Do, Each, Readout, Site, at_end, close, head_results, held, read, require_sum, trusted_readout
-from .errors import CourseError, several
+from .errors import CourseError, check_arguments, several
 from .metrics import LogitDifference
 from .models import Prompts, context_of, continuation_ids, encode, get_tokenizer, padded, shape_of
 
@@ -262,3 +262,4 @@ def _of_heads(model, layer: int, z: Float[torch.Tensor, "prompt width"],
     return heads
 
 
+check_arguments(globals())

@@ -15,13 +15,13 @@ from jaxtyping import Bool, Int
 
 from ..errors import CourseError
 from ..metrics import Interval, share
-from .cliques import Clique
+from .cliques import Clique, Given
 
 Member = Bool[np.ndarray, "input"]
 FEWEST = 20         # inputs on each side of a comparison
 
 
-def features(inputs: Int[torch.Tensor, "input 3"]) -> dict[str, Int[np.ndarray, "input"]]:
+def features(inputs: Given) -> dict[str, Int[np.ndarray, "input"]]:
     """What a rule may speak of: X, Y, Z, the sum of each pair, the total, and whether X, Y, Z are even (1) or odd (0).
 
     Raises CourseError unless there are three columns.
@@ -70,7 +70,7 @@ class Rules:
                           f"same with shuffled labels {self.control}", *map(str, self.rules)])
 
 
-def find_rules(inside: Member | Clique, described: Mapping[str, Int[np.ndarray, "input"]], *, depth: int = 3,
+def find_rules(inside: Given | Clique, described: Mapping[str, Int[np.ndarray, "input"]], *, depth: int = 3,
                smallest: int = 5, held_out: float = 0.3, shuffles: int = 50, seed: int = 0) -> Rules:
     """Grow a decision tree (scikit-learn) on a part of the inputs and score it on the `held_out` share.
 
@@ -102,7 +102,7 @@ def find_rules(inside: Member | Clique, described: Mapping[str, Int[np.ndarray, 
     return Rules(tuple(leaves), score, chance, tuple(test.nonzero()[0].tolist()), predicted)
 
 
-def members(inside: Member | Clique) -> Member:
+def members(inside: Given | Clique) -> Member:
     return inside.mask if isinstance(inside, Clique) else np.asarray(torch.as_tensor(inside).cpu()).astype(bool)
 
 

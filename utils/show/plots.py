@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-from ..errors import CourseError
+from ..errors import CourseError, check_arguments
 from ..metrics import Interval
 
 if TYPE_CHECKING:
@@ -211,3 +211,6 @@ def _save(figure, path: Path) -> None:
                           f"{', '.join('.' + suffix for suffix in sorted(formats))}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches="tight")
+
+
+check_arguments(globals())
