@@ -12,8 +12,8 @@ from typing import Sequence
 import torch
 from jaxtyping import Float, Int
 
-from .engine import Do, Each, Readout, Site, at_end, head_results, held, read, require_sum, trusted_readout
-from .errors import CourseError, several
+from .engine import Do, Each, Readout, Site, at_end, close, head_results, held, read, require_sum, trusted_readout
+from .errors import CourseError, check_arguments, several
 from .metrics import LogitDifference
 from .models import Prompts, context_of, continuation_ids, encode, get_tokenizer, padded, shape_of
 
@@ -251,3 +251,4 @@ def _of_softcap(readout: Readout, final: Float[torch.Tensor, "prompt width"],
 
 
 
+check_arguments(globals())

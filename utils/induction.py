@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 from .engine import Do, Site, read, run, sweep
-from .errors import CourseError
+from .errors import CourseError, check_arguments
 from .metrics import LogProbability
 from .models import Prompts, get_tokenizer, is_bridge, shape_of
 from .tasks import generate_repeated_tokens
@@ -309,3 +309,6 @@ def top1(circuit: FactoredMatrix, tokens: Int[torch.Tensor, "token"] | None = No
     """For each query token (None: all), whether it wants itself most among the whole vocabulary."""
     tokens = torch.arange(circuit.shape[0]) if tokens is None else tokens
     return torch.cat([(circuit.A[rows] @ circuit.B).argmax(-1).cpu() == rows for rows in tokens.split(batch_size)])
+
+
+check_arguments(globals())

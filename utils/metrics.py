@@ -8,19 +8,20 @@ from __future__ import annotations
 import inspect
 import warnings
 from dataclasses import dataclass, is_dataclass
-from typing import Callable, Protocol
+from typing import Callable, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from .errors import CourseError
+from .errors import CourseError, check_arguments
 
 Logits = Float[torch.Tensor, "row vocab"]
 Index = Int[torch.Tensor, "row"]
 NUMBERS_AT_ONCE = 2**18      # that a bootstrap holds of each array: 2 MiB
 
 
+@runtime_checkable
 class Outcome(Protocol):
     def __call__(self, logits: Logits, index: Index) -> Float[torch.Tensor, "row"]: ...
 
@@ -247,3 +248,6 @@ def share(right: Bool[np.ndarray, "input"]) -> Interval:
         raise CourseError("a share needs at least one answer that is right or wrong, got none")
     low, high = stats.binomtest(int(np.sum(right)), len(right)).proportion_ci(method="wilson")
     return Interval(float(np.mean(right)), low, high)
+
+
+check_arguments(globals())

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
-from .engine import (HEAD_KINDS, Do, Places, Site, at_end, for_each_query_head, gradients, heads_at, is_causal,
-                     part_of, pick, places, prompts_at_once, read, sweep, validate)
-from .errors import CourseError
+from .engine import (HEAD_KINDS, Do, Places, Site, at_end, for_each_query_head, gradients, heads_at, is_causal, part_of,
+                     pick, places, prompts_at_once, read, sweep, validate)
+from .errors import CourseError, check_arguments
 from .metrics import Interval, OfPart, Outcome, recovery, recovery_interval, require_outcome_for
 from .models import Prompts, differing_positions, shape_of
 
@@ -252,3 +252,6 @@ def path_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, receiv
     bar.close()
     return PatchMap(patched, *map(torch.cat, zip(*ends)), "path", "noise", tuple(map(str, range(layers))),
                     tuple(map(str, range(heads))))
+
+
+check_arguments(globals())

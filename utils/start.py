@@ -14,8 +14,8 @@ REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
 SHOWN = ("torch", "transformers", "transformer_lens")
 # What the course and TransformerLens import. torch, transformers and numpy are left out on purpose: Colab has them,
 # fitted to its drivers, and replacing them breaks the running kernel.
-NEEDED = ("transformer_lens", "jaxtyping", "wadler_lindig", "einops", "accelerate", "datasets", "rich", "sentencepiece",
-          "pandas", "matplotlib", "seaborn", "safetensors", "tqdm", "scipy", "sklearn", "ipywidgets")
+NEEDED = ("transformer_lens", "jaxtyping", "beartype", "wadler_lindig", "einops", "accelerate", "datasets", "rich",
+          "sentencepiece", "pandas", "matplotlib", "seaborn", "safetensors", "tqdm", "scipy", "sklearn", "ipywidgets")
 PACKAGES = {"sklearn": "scikit-learn"}     # where the package has another name than what is imported
 
 

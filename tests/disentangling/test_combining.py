@@ -56,6 +56,13 @@ def test_without_a_rule_the_score_is_that_of_shuffled_labels():
     assert (right[seen][inside[seen]].mean() + right[seen][~inside[seen]].mean()) / 2 > 0.6
 
 
+@pytest.mark.parametrize("held_out", [0.05, 0.3, 0.95])
+def test_both_sides_are_in_both_parts(held_out):
+    inside = np.arange(1000) < 20
+    apart = np.isin(np.arange(1000), find_rules(inside, features(INPUTS), held_out=held_out, shuffles=2).held_out)
+    assert inside[apart].sum() == round(20 * held_out) and (~inside)[apart].sum() == round(980 * held_out)
+
+
 def test_held_out_inputs_do_not_reach_the_tree():
     """Flip the label of every held-out input: the tree stays, its score turns upside down."""
     inside = X + Y <= 11
@@ -213,6 +220,8 @@ HALF = np.arange(1000) < 500
     (lambda: find_rules(HALF, {"X": X[:10]}), ["'X' has 10 values", "1000 inputs"]),
     (lambda: find_rules(np.arange(1000) < 5, features(INPUTS)), ["5 inputs are inside and 995 outside", "20"]),
     (lambda: find_rules(HALF, features(INPUTS), held_out=1), ["held_out=1"]),
+    (lambda: find_rules(np.arange(1000) < 20, features(INPUTS), held_out=0.04), ["held_out=0.04 leaves nothing of 20", "0.05"]),
+    (lambda: find_rules(np.arange(1000) < 20, features(INPUTS), held_out=0.96), ["held_out=0.96 leaves nothing of 20", "0.95"]),
     (lambda: find_rules(HALF, features(INPUTS), depth=0), ["depth=0"]),
     (lambda: claim(HALF, HALF[:9]), ["1000 inputs are explained or not, but 9"]),
     (lambda: claim(HALF, ~HALF & HALF), ["0 inputs are named"]),

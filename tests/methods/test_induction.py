@@ -82,7 +82,7 @@ def test_a_perfect_copier_is_right_everywhere_but_in_the_first_half(monkeypatch)
     logits = 50.0 * torch.nn.functional.one_hot(prompts.tokens.roll(-1, 1), VOCAB)       # position t says token t + 1
     logits[:, :S + 1] = 0.0                                                              # nothing is known before S + 1
     monkeypatch.setattr(induction, "run", lambda model, prompts, interventions: logits)
-    found = induction.predictions(None, prompts)
+    found = induction.predictions(plain("gpt2"), prompts)
     assert found.accuracy().tolist() == [1.0] * N and found.loss().abs().max() < 1e-4
     assert torch.allclose(found.loss("first half"), torch.tensor(VOCAB).log())
     assert torch.allclose(found.loss("boundary"), torch.tensor(VOCAB).log())

@@ -103,7 +103,7 @@ def test_a_span_without_a_token_is_refused(asked, span):
 
 
 def test_what_ask_refuses(model, asked):
-    with pytest.raises(CourseError, match=r"give pairs \(question, context\)"):
+    with pytest.raises(CourseError, match=r"`pairs` must be .* a list of tuples \(a text, a text\), not the list \['Who built it\?'\]"):
         ask(model, ["Who built it?"])
     with pytest.raises(CourseError, match="an input has .* tokens .*, but the context of this model ends at 64"):
         ask(model, [("Who?", "Anna Baker built it. " * 30)])
@@ -118,7 +118,9 @@ def test_picked_answers_are_pieces_of_the_context(model, asked):
     for answer, (_, context) in zip(answers, PAIRS):
         assert answer.text and answer.text in context and answer.first <= answer.last < answer.first + LONGEST
         assert 0 < answer.confidence <= 1 and str(answer) == f"{answer.text} ({answer.confidence:.1%})"
-    with pytest.raises(CourseError, match=r"logits of shape \(3, 5\) are no scores of spans: give \[3 prompts"):
+    with pytest.raises(CourseError, match=r"logits of shape \(3, 5, 2\) are no scores of spans: give \[3 prompts"):
+        pick_answers(asked, torch.zeros(3, 5, 2))
+    with pytest.raises(CourseError, match=r"`logits` must be .* axes \[prompt position two\], not .* shape \[3, 5\]"):
         pick_answers(asked, torch.zeros(3, 5))
 
 

@@ -8,6 +8,7 @@
 `python -m utils.alignment sweep` does this for layers x ranks x causal models. Source: Geiger et al. 2024,
 arXiv 2303.02536.
 """
+from ..errors import check_arguments
 from .controls import MEANING, control_table, cross_scores, deal_labels, full_patch, random_iia, relabel
 from .fitting import Fitted, Options, fit
 from .graphs import Graphs, make_graphs, read_graphs
@@ -23,3 +24,5 @@ __all__ = ["Fitted", "Graphs", "MEANING", "Options", "Pairs", "Subspace", "Swaps
            "deal_labels", "fit", "full_patch", "iia", "illusion_check", "illusion_directions", "illusion_network",
            "load_subspace", "locate", "make_graphs", "orthonormal", "predict", "predict_pairs", "random_iia",
            "random_subspace", "read_graphs", "read_results", "relabel", "split_by_readers", "together"]
+
+check_arguments(globals())

@@ -15,7 +15,7 @@ import math
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable, Iterable, Iterator
+from typing import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from jaxtyping import Bool, Int
 
 from ..errors import CourseError, require_known
 
-Success = Bool[np.ndarray, "base source"]   # a tensor will do; True where the interchange gave the causal model's label
+Success = Bool[np.ndarray, "base source"]   # True where the interchange gave the causal model's label
+Given = np.ndarray | torch.Tensor | Sequence    # whatever `checked` makes a Success of: zeros and ones will do
 Bits = int                                  # a set of nodes as a whole number: node i is in it if bit i is 1
 BEST = "branch and bound"                   # among the heuristics
 LARGEST_EXACT = 2000                        # inputs; beyond that the graph of networkx alone takes gigabytes
@@ -59,7 +60,7 @@ class Clique:
 
 # ---------------------------------------------------------------- graphs
 
-def checked(success) -> Success:
+def checked(success: Given) -> Success:
     """`success` as a boolean array. Raises CourseError unless it is square, not empty, and all True or False."""
     array = success.detach().cpu().numpy() if isinstance(success, torch.Tensor) else np.asarray(success)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or not array.size:
@@ -69,7 +70,7 @@ def checked(success) -> Success:
     return array.astype(bool)
 
 
-def mutual(success: Success) -> Bool[np.ndarray, "input input"]:
+def mutual(success: Given) -> Bool[np.ndarray, "input input"]:
     """The pairs that succeed in both directions: symmetric, False on the diagonal."""
     success = checked(success)
     both = success & success.T
@@ -77,13 +78,13 @@ def mutual(success: Success) -> Bool[np.ndarray, "input input"]:
     return both
 
 
-def is_clique(success: Success, inputs: Iterable[int]) -> bool:
+def is_clique(success: Given, inputs: Iterable[int]) -> bool:
     """Does every interchange among these inputs succeed, in both directions?"""
     inputs = list(inputs)
     return bool((mutual(success)[np.ix_(inputs, inputs)] | np.eye(len(inputs), dtype=bool)).all())
 
 
-def shuffled_pairs(success: Success, seed: int = 0) -> Success:
+def shuffled_pairs(success: Given, seed: int = 0) -> Success:
     """A control with as many successes but no structure: what happened to a pair is dealt out anew among all pairs.
 
     The two directions of a pair stay together, so there are as many mutual pairs as before. The diagonal stays.
@@ -97,7 +98,7 @@ def shuffled_pairs(success: Success, seed: int = 0) -> Success:
 
 # ---------------------------------------------------------------- all methods
 
-def find_clique(success: Success, method: str = BEST, *, seconds: float = 10.0, steps: int = 10_000) -> Clique:
+def find_clique(success: Given, method: str = BEST, *, seconds: float = 10.0, steps: int = 10_000) -> Clique:
     """A large clique of the mutual pairs; the result says whether it is proven to be the largest.
 
     No clique it finds can be extended. method: one of `METHODS`. "exact" lists all maximal cliques (networkx) and stops
@@ -124,7 +125,7 @@ def _extended(graph: np.ndarray, inputs: list[int]) -> Int[np.ndarray, "input"]:
     return inside.nonzero()[0]
 
 
-def disjoint_cliques(success: Success, method: str = "excluding subgraphs", *, smallest: float = 0.5,
+def disjoint_cliques(success: Given, method: str = "excluding subgraphs", *, smallest: float = 0.5,
                      seconds: float = 10.0, steps: int = 10_000) -> tuple[Clique, ...]:
     """Take a clique away, look for the next among the other inputs, and so on; in the order found.
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from ..errors import CourseError, require_known, whole_numbers
 from ..metrics import Interval, bootstrap, share
-from .cliques import (HEURISTICS, METHODS, Clique, Success, checked, disjoint_cliques, find_clique, is_clique, mutual,
+from .cliques import (HEURISTICS, METHODS, Clique, Given, Success, checked, disjoint_cliques, find_clique, is_clique, mutual,
                       shuffled_pairs)
 from .rules import Member, Rule, Rules, features, find_rules, members, require_enough
 
@@ -41,7 +41,7 @@ class Claim:
         return f"explained: {self.named} of the named inputs, {self.others} of the others, difference {self.difference}"
 
 
-def claim(explained: Member | Clique, named: Member) -> Claim:
+def claim(explained: Given | Clique, named: Given) -> Claim:
     """Are the named inputs explained less often than the others? 95 % intervals: Wilson for a share, Newcombe 1998 for
     the gap.
 
@@ -80,7 +80,7 @@ class Combination:
         return f"coverage {self.coverage:.3f}, faithfulness {self.faithfulness} ({sizes})"
 
 
-def evaluate_parts(success: Mapping[str, Success], parts: Parts, only: Sequence[int] | None = None,
+def evaluate_parts(success: Mapping[str, Given], parts: Parts, only: Sequence[int] | None = None,
                    seed: int = 0) -> Combination:
     """Faithfulness and coverage of given parts, e.g. of those that rules predict.
 
@@ -116,7 +116,7 @@ def _share_of_pairs(right, pairs, axis: int):
     return right.sum(axis) / np.maximum(pairs.sum(axis), 1)     # a resample may hold no pair
 
 
-def _tables(success: Mapping[str, Success]) -> tuple[dict[str, Success], int]:
+def _tables(success: Mapping[str, Given]) -> tuple[dict[str, Success], int]:
     if not success:
         raise CourseError("there is no causal model to combine: give an IIA graph for at least one")
     tables = {name: checked(table) for name, table in success.items()}
@@ -135,7 +135,7 @@ def _rows(part: Sequence[int], n: int, name: str) -> np.ndarray:
     return rows
 
 
-def combine(success: Mapping[str, Success], level: float, cliques: Mapping[str, Clique] | None = None) -> Combination:
+def combine(success: Mapping[str, Given], level: float, cliques: Mapping[str, Clique] | None = None) -> Combination:
     """Give each causal model a part of the inputs within which its IIA is at least `level`, to cover many inputs.
 
     Again and again the causal model with the largest such part gets it, and the others look among what is left. A part
@@ -227,7 +227,7 @@ class TradeOff:
         return "\n".join(lines)
 
 
-def trade_off(success: Mapping[str, Success], levels: Sequence[float] = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6),
+def trade_off(success: Mapping[str, Given], levels: Sequence[float] = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6),
               cliques: Mapping[str, Clique] | None = None, seed: int = 0) -> TradeOff:
     """`combine` at each level, for all causal models, for each alone, and for the shuffled control."""
     tables, _ = _tables(success)

@@ -15,13 +15,13 @@ from jaxtyping import Bool, Int
 
 from ..errors import CourseError
 from ..metrics import Interval, share
-from .cliques import Clique
+from .cliques import Clique, Given
 
 Member = Bool[np.ndarray, "input"]
 FEWEST = 20         # inputs on each side of a comparison
 
 
-def features(inputs: Int[torch.Tensor, "input 3"]) -> dict[str, Int[np.ndarray, "input"]]:
+def features(inputs: Given) -> dict[str, Int[np.ndarray, "input"]]:
     """What a rule may speak of: X, Y, Z, the sum of each pair, the total, and whether X, Y, Z are even (1) or odd (0).
 
     Raises CourseError unless there are three columns.
@@ -70,7 +70,7 @@ class Rules:
                           f"same with shuffled labels {self.control}", *map(str, self.rules)])
 
 
-def find_rules(inside: Member | Clique, described: Mapping[str, Int[np.ndarray, "input"]], *, depth: int = 3,
+def find_rules(inside: Given | Clique, described: Mapping[str, Int[np.ndarray, "input"]], *, depth: int = 3,
                smallest: int = 5, held_out: float = 0.3, shuffles: int = 50, seed: int = 0) -> Rules:
     """Grow a decision tree (scikit-learn) on a part of the inputs and score it on the `held_out` share.
 
@@ -86,23 +86,25 @@ def find_rules(inside: Member | Clique, described: Mapping[str, Int[np.ndarray, 
     if not 0 < held_out < 1 or depth < 1:
         raise CourseError(f"held_out={held_out}, depth={depth}: hold out a share between 0 and 1, and let the tree be "
                           "1 or deeper")
+    from sklearn.metrics import balanced_accuracy_score     # half a second to import
+
     columns, rng = np.stack(list(described.values()), 1), np.random.default_rng(seed)
-    test = _stratified(inside, held_out, rng)
+    test = _held_out(inside, held_out, rng)
     tree = _grow(columns[~test], inside[~test], depth, smallest)
     predicted = tree.predict(columns)
     control = []
     for _ in range(shuffles):
         dealt = rng.permutation(inside)
-        apart = _stratified(dealt, held_out, rng)
+        apart = _held_out(dealt, held_out, rng)
         guess = _grow(columns[~apart], dealt[~apart], depth, smallest).predict(columns[apart])
-        control.append(_balanced(guess == dealt[apart], dealt[apart]).estimate)
-    score = _balanced(predicted[test] == inside[test], inside[test])
+        control.append(balanced_accuracy_score(dealt[apart], guess))
+    score = _balanced(predicted[test], inside[test])
     chance = Interval(np.mean(control), *np.quantile(control, [0.025, 0.975]))
     leaves = _leaves(tree, list(described), columns[test], inside[test])
     return Rules(tuple(leaves), score, chance, tuple(test.nonzero()[0].tolist()), predicted)
 
 
-def members(inside: Member | Clique) -> Member:
+def members(inside: Given | Clique) -> Member:
     return inside.mask if isinstance(inside, Clique) else np.asarray(torch.as_tensor(inside).cpu()).astype(bool)
 
 
@@ -112,26 +114,32 @@ def require_enough(inside: Member, yes: str, no: str) -> None:
                           f"{FEWEST} of each or more")
 
 
-def _stratified(inside: Member, share: float, rng: np.random.Generator) -> Member:
-    """A random `share` of the inputs inside and of those outside, at least one of each, never all."""
-    chosen = np.zeros(len(inside), dtype=bool)
-    for side in (inside, ~inside):
-        places = rng.permutation(side.nonzero()[0])
-        chosen[places[:min(max(1, round(share * len(places))), len(places) - 1)]] = True
-    return chosen
+def _held_out(inside: Member, share: float, rng: np.random.Generator) -> Member:
+    """A random `share` of the inputs inside and of those outside. Raises CourseError if a side would be without any."""
+    from sklearn.model_selection import train_test_split
+
+    fewest = min(inside.sum(), (~inside).sum())
+    if min(share, 1 - share) * fewest < 1:
+        raise CourseError(f"held_out={share} leaves nothing of {fewest} inputs on one side: choose {1 / fewest:.2f} to "
+                          f"{1 - 1 / fewest:.2f}")
+    rows = np.arange(len(inside))
+    chosen = train_test_split(rows, test_size=share, stratify=inside, random_state=int(rng.integers(2**31)))[1]
+    return np.isin(rows, chosen)
 
 
 def _grow(columns, inside: Member, depth: int, smallest: int):
-    from sklearn.tree import DecisionTreeClassifier     # half a second to import
+    from sklearn.tree import DecisionTreeClassifier
 
     tree = DecisionTreeClassifier(max_depth=depth, min_samples_leaf=smallest, class_weight="balanced", random_state=0)
     return tree.fit(columns, inside)
 
 
-def _balanced(right: Member, inside: Member) -> Interval:
-    """Mean of the shares that are right inside and outside; its interval from theirs (Newcombe 1998)."""
-    one, other = share(right[inside]), share(right[~inside])
-    mean = (one.estimate + other.estimate) / 2
+def _balanced(predicted: Member, inside: Member) -> Interval:
+    """Balanced accuracy; its interval from those of the shares that are right inside and outside (Newcombe 1998)."""
+    from sklearn.metrics import balanced_accuracy_score
+
+    mean = balanced_accuracy_score(inside, predicted)
+    one, other = share(predicted[inside]), share(~predicted[~inside])
     return Interval(mean, mean - np.hypot(one.estimate - one.low, other.estimate - other.low) / 2,
                     mean + np.hypot(one.high - one.estimate, other.high - other.estimate) / 2)
 

@@ -2,6 +2,7 @@
 
 May import: errors, metrics, models.
 """
+from ..errors import check_arguments
 from .anatomy import is_of_a_library
 from .families import FAMILIES, Family, require_family
 from .gradients import gradients
@@ -17,3 +18,5 @@ from .sweeps import prompts_at_once
 from .trained_writes import Frozen, freeze
 from .trust import close, facts_of, is_causal, require_sum, token_embeddings, trusted_readout
 from .writing import Do, pick
+
+check_arguments(globals())

@@ -5,7 +5,7 @@
 """
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +22,7 @@ from .writing import Do, Frame
 Values = Float[torch.Tensor, "row position width"]
 
 
+@runtime_checkable
 class Frozen(Protocol):
     """Some inputs, run once. values: what the activation is on each, [input, position, width], without gradient."""
     values: Values

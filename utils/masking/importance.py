@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import comb
-from typing import Protocol, Sequence
+from typing import Protocol, Sequence, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -19,13 +19,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 
-from ..errors import CourseError
+from ..errors import CourseError, check_arguments
 from ..metrics import Interval, bootstrap
 from .sampling import block_of_masks, block_of_orders, kernel_masks, random_masks, random_orders
 
 Masks = Bool[torch.Tensor, "mask group"]
 
 
+@runtime_checkable
 class Game(Protocol):
     labels: Sequence[str]
 
@@ -245,3 +246,6 @@ def _spearman_of_means(a: Float[np.ndarray, "group prompt"], b: Float[np.ndarray
     from scipy.stats import rankdata  # takes a moment: only when it is wanted
 
     return float(np.corrcoef(rankdata(a.mean(1)), rankdata(b.mean(1)))[0, 1])     # NaN without an order
+
+
+check_arguments(globals())

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from ..errors import CourseError
+from ..errors import CourseError, check_arguments
 from .importance import Estimate, Game, exact_shapley, kernel_shap, shapley, standard_error, tidy
 from .sampling import STRATEGIES, block_of_orders
 
@@ -177,3 +177,6 @@ def compare_sampling(game: Game, orders: Sequence[int] = (4, 8, 16, 32), *, repe
             error = float(((result.table.estimate - exact) ** 2).mean() ** 0.5)
             rows.append((result.method, strategy, draws, run, result.passes, error))
     return pd.DataFrame(rows, columns=["method", "strategy", "draws", "seed", "passes", "error"])
+
+
+check_arguments(globals())

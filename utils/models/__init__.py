@@ -2,7 +2,7 @@
 
 May import: errors, metrics.
 """
-from ..errors import CourseError
+from ..errors import CourseError, check_arguments
 from .adders import LEAST, all_sums, encode_sums, held_out, load_adder
 from .bridges import context_of, inner, is_bridge, shape_of
 from .classifiers import class_ids, encode_texts, load_bert, verdicts
@@ -12,3 +12,5 @@ from .loading import load_model
 from .shelf import CHECKPOINTS
 from .tokens import (Prompts, answer_ids, continuation_ids, differing_positions, encode, get_tokenizer, padded,
                      print_difference, single_token, token_ids, unknown_words)
+
+check_arguments(globals())

@@ -6,6 +6,7 @@ total of 3 to 30; nothing is generated.
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,7 +62,8 @@ def encode_sums(model, inputs: Int[torch.Tensor, "input 3"]) -> Prompts:
                           for x, y, z in inputs.long().tolist()])
 
 
-def load_adder(name: str = "arithmetic-gpt2", device: str | None = None) -> GPT2ForSequenceClassification:
+def load_adder(name: str | Path = "arithmetic-gpt2",
+               device: str | torch.device | None = None) -> GPT2ForSequenceClassification:
     """Load a `GPT2ForSequenceClassification` (shipped model, local folder or hub id), its tokenizer attached.
 
     On `device` (None: GPU if there is one, else CPU), frozen. Raises CourseError as `Shelf.load_plain` does.

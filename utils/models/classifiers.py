@@ -6,6 +6,7 @@ Devlin et al. 2019, arXiv 1810.04805), with its tokenizer attached; `utils.engin
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Sequence
 
 import torch
@@ -29,8 +30,8 @@ NAMELESS = {"textattack/bert-base-uncased-SST-2": ("negative", "positive")}  # S
 
 # ---------------------------------------------------------------- loading
 
-def load_bert(name: str = "sentiment-bert",
-              device: str | None = None) -> BertForSequenceClassification | BertForQuestionAnswering:
+def load_bert(name: str | Path = "sentiment-bert",
+              device: str | torch.device | None = None) -> BertForSequenceClassification | BertForQuestionAnswering:
     """Load `name` (shipped model, local folder or hub id) on `device` (None: GPU if there is one, else CPU).
 
     The class is the one the weights were saved from. In evaluation mode, float32, eager attention, without gradients,

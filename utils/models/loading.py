@@ -31,7 +31,8 @@ SHELF = Shelf("load_model", SHIPPED, ("gpt2", "gpt2-medium", "EleutherAI/pythia-
 PUBLISHED_WITH_BOS = {owner + name for owner in ("", "openai-community/", "distilbert/") for name in SHELF.short_names}
 
 
-def load_model(name: str = "course-gpt2", device: str | None = None, *, bos: bool | None = None) -> TransformerBridge:
+def load_model(name: str | Path = "course-gpt2", device: str | torch.device | None = None, *,
+               bos: bool | None = None) -> TransformerBridge:
     """Load `name` (shipped model, local folder or hub id) on `device` (None: GPU if there is one, else CPU).
 
     bos: whether `encode` puts the beginning-of-text token in front of a prompt. None: as the model's own tokenizer does,

@@ -2,5 +2,8 @@
 
 May import: everything but checks, authoring and training.
 """
+from ..errors import check_arguments
 from .plots import show
 from .published import compare
+
+check_arguments(globals())

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-from ..errors import CourseError
+from ..errors import CourseError, check_arguments
 from ..metrics import Interval
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _printable(label: str) -> str:
 
 # ---------------------------------------------------------------- maps
 
-def heat_map(values, rows: Sequence[str], columns: Sequence[str], *, title: str, x: str, y: str, unit: str,
+def heat_map(values, rows: Sequence, columns: Sequence, *, title: str, x: str, y: str, unit: str,
              limit: float | None = None, centred: bool = True, numbers: bool = False, ax=None):
     """A map with row 0 at the bottom. values: [row, column]. `centred` uses a diverging palette around zero.
 
@@ -101,7 +101,7 @@ def patch_map(result, title: str, *, limit: float | None = 1.0, numbers: bool = 
                     y="layer", unit=f"share of the effect ({unit})", limit=limit, numbers=numbers, ax=ax)
 
 
-def attention_map(pattern, labels: Sequence[str], title: str, ax=None):
+def attention_map(pattern, labels: Sequence, title: str, ax=None):
     """Attention weights of one head. pattern: [query, key]; row 0 (first query) at the top."""
     figure, axes = (ax.figure, ax) if ax is not None else _figure(0.34 * len(labels) + 2.4, 0.3 * len(labels) + 1.8)
     names = [_printable(label) for label in labels]
@@ -115,7 +115,7 @@ def attention_map(pattern, labels: Sequence[str], title: str, ax=None):
 
 # ---------------------------------------------------------------- lines and bars
 
-def lines(curves: dict[str, Interval], *, title: str, x: str, y: str, ticks: Sequence[str] | None = None, ylim=None):
+def lines(curves: dict[str, Interval], *, title: str, x: str, y: str, ticks: Sequence | None = None, ylim=None):
     """Curves with their intervals as bands. Each interval: [x]."""
     figure, axes = _figure(6.4, 3.6)
     markers = "osD^vP"
@@ -131,7 +131,7 @@ def lines(curves: dict[str, Interval], *, title: str, x: str, y: str, ticks: Seq
     return figure
 
 
-def bars(names: Sequence[str], values: Interval, *, title: str, x: str = "", y: str, reference: float | None = None):
+def bars(names: Sequence, values: Interval, *, title: str, x: str = "", y: str, reference: float | None = None):
     """Bars with intervals; `reference` draws a dashed line, e.g. the control. values: [bar]."""
     figure, axes = _figure(max(3.5, 0.42 * len(names) + 1.6), 3.4)
     spread = np.stack([values.estimate - values.low, values.high - values.estimate]).clip(min=0)
@@ -211,3 +211,6 @@ def _save(figure, path: Path) -> None:
                           f"{', '.join('.' + suffix for suffix in sorted(formats))}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches="tight")
+
+
+check_arguments(globals())

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..errors import CourseError
+from ..errors import CourseError, check_arguments
 from .plots import DIVERGING, STYLE, heat_map, rendered, show
 
 
@@ -113,3 +113,6 @@ def _page(table: pd.DataFrame, task: str, method: str, label: str, columns: int,
     alt = f"Map of {task} by {method}; {label} is marked: {own.loc[method, task]}."
     picture = rendered(figure, alt)._repr_mimebundle_()["text/html"]
     return f"{picture}<b>{html.escape(label)}</b>{own.to_html()}"
+
+
+check_arguments(globals())

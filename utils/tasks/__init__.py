@@ -2,6 +2,7 @@
 
 May import: errors, metrics, models.
 """
+from ..errors import check_arguments
 from .causal_graphs import CausalModel, Inputs, validate_outputs
 from .causal_models import (ARITHMETIC, SUMS, Counterfactuals, addition, draw, pair_labels, pattern, require_rows,
                             sample_counterfactuals, sample_inputs, split)
@@ -12,3 +13,5 @@ from .prompts import (DATA, FRANCE_POLAND, SPLITS, TABLES, Fact, IOIPrompt, Thre
                       three_name_dataset, with_article)
 from .reviews import LABELS, NOVELTIES, PAIRS, REVIEW_KINDS, Review
 from .spans import Asked, SpanLogProbability, SpanMatch, ask, best_span, exact_match, pick_answers
+
+check_arguments(globals())

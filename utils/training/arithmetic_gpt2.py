@@ -10,7 +10,6 @@ meet on the way. Which of them meet first is not prescribed.
 """
 from __future__ import annotations
 
-import argparse
 import random
 from functools import partial
 from pathlib import Path
@@ -88,11 +87,7 @@ def controls(seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--out", type=Path, default=SHIPPED)
-    options = parser.parse_args()
+    options = report.options(__doc__, steps=1500, out=SHIPPED)
     train(options.out, options.seed, options.steps)
     numbers = card.measure(adders.load_adder(str(options.out))) | controls(options.seed)
     how = {"seed": options.seed, "steps": options.steps}

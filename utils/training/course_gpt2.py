@@ -12,7 +12,6 @@ everything. The exported model is an ordinary GPT-2 without any mask.
 """
 from __future__ import annotations
 
-import argparse
 import math
 import random
 import time
@@ -167,11 +166,7 @@ def write_known_words(folder: Path, documents: int = 60_000) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--out", type=Path, default=SHIPPED)
-    options = parser.parse_args()
+    options = report.options(__doc__, steps=8000, out=SHIPPED)
     train(options.out, options.seed, options.steps)
     numbers = course_card.write(options.out, {"seed": options.seed, "steps": options.steps})
     print(report.missed(numbers, course_measure.THRESHOLDS))

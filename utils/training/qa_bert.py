@@ -12,7 +12,6 @@ They are trained like all other weights.
 """
 from __future__ import annotations
 
-import argparse
 import random
 import shutil
 from functools import partial
@@ -125,11 +124,7 @@ def train(folder: Path, seed: int, steps: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--out", type=Path, default=SHIPPED)
-    options = parser.parse_args()
+    options = report.options(__doc__, steps=2500, out=SHIPPED)
     train(options.out, options.seed, options.steps)
     numbers, how = card.measure(load_bert(str(options.out))), {"seed": options.seed, "steps": options.steps}
     report.write(options.out, how, numbers, card.text(numbers, how, (LAYERS, HEADS, WIDTH)))

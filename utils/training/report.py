@@ -1,12 +1,22 @@
-"""What the model cards share: thresholds, the table of measured numbers, and writing both files beside the weights."""
+"""What recipes and their model cards share: options, thresholds, the table of numbers, and writing beside the weights."""
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from pathlib import Path
 from typing import Callable, Iterable
 
 Threshold = tuple[str, float]  # (">=" or "<=", bound)
+
+
+def options(recipe: str, steps: int, out: Path) -> argparse.Namespace:
+    """What a recipe is told on the command line: seed, steps and the folder to write to."""
+    parser = argparse.ArgumentParser(description=recipe, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--out", type=Path, default=out)
+    return parser.parse_args()
 
 
 def meets(value: float, threshold: Threshold) -> bool:

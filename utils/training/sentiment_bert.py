@@ -5,7 +5,6 @@ same folder it goes on from the last checkpoint. It ends by measuring the model 
 """
 from __future__ import annotations
 
-import argparse
 import random
 from functools import partial
 from pathlib import Path
@@ -70,11 +69,7 @@ def controls(folder: Path, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--out", type=Path, default=SHIPPED)
-    options = parser.parse_args()
+    options = report.options(__doc__, steps=3000, out=SHIPPED)
     train(options.out, options.seed, options.steps)
     numbers = card.measure(load_bert(options.out)) | controls(options.out, options.seed)
     how = {"seed": options.seed, "steps": options.steps}

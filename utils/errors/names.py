@@ -1,4 +1,4 @@
-"""What is said to a reader who made a mistake: one sentence, with the nearest valid choice."""
+"""The error of the course, and the nearest valid name."""
 from __future__ import annotations
 
 import difflib
