@@ -12,7 +12,7 @@ from typing import Sequence
 import torch
 from jaxtyping import Float, Int
 
-from .engine import Do, Each, Readout, Site, at_end, close, head_results, held, read, require_sum, trusted_readout
+from .engine import Do, Each, Readout, Site, at_end, head_results, held, read, require_sum, trusted_readout
 from .errors import CourseError, check_arguments, several
 from .metrics import LogitDifference
 from .models import Prompts, context_of, continuation_ids, encode, get_tokenizer, padded, shape_of
@@ -248,7 +248,6 @@ def _of_softcap(readout: Readout, final: Float[torch.Tensor, "prompt width"],
     index = torch.arange(len(final), device=final.device)
     before = outcome(replace(readout, softcap=None).logits(final), index)
     return torch.where(before == 0, 1.0, outcome(readout.logits(final), index) / before)
-
 
 
 check_arguments(globals())
