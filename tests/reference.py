@@ -14,22 +14,25 @@ It knows nothing of `utils`: one unpadded prompt at a time through the plain Hug
 import torch
 from small_models import HEADS, LAYERS, plain
 
-GPT2 = {"block": "transformer.h.{}", "attn_out": "attn", "z": "attn.c_proj", "mlp_out": "mlp", "mlp_post": "mlp.c_proj",
-        "embed": "transformer.wte", "qkv": "attn.c_attn"}
-LLAMA = {"block": "model.layers.{}", "attn_out": "self_attn", "z": "self_attn.o_proj", "mlp_out": "mlp",
-         "mlp_post": "mlp.down_proj", "embed": "model.embed_tokens", "q": "self_attn.q_proj", "k": "self_attn.k_proj",
-         "v": "self_attn.v_proj"}
+GPT2 = {"block": "transformer.h.{}", "final": "transformer.ln_f", "attn_out": "attn", "z": "attn.c_proj",
+        "mlp_out": "mlp", "mlp_post": "mlp.c_proj", "embed": "transformer.wte", "qkv": "attn.c_attn"}
+LLAMA = {"block": "model.layers.{}", "final": "model.norm", "attn_out": "self_attn", "z": "self_attn.o_proj",
+         "mlp_out": "mlp", "mlp_post": "mlp.down_proj", "embed": "model.embed_tokens", "q": "self_attn.q_proj",
+         "k": "self_attn.k_proj", "v": "self_attn.v_proj"}
 NORMED = LLAMA | {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
-NEOX = {"block": "gpt_neox.layers.{}", "attn_out": "attention", "z": "attention.dense", "mlp_out": "mlp",
-        "mlp_post": "mlp.dense_4h_to_h", "embed": "gpt_neox.embed_in", "qkv": "attention.query_key_value"}
-OPT = {"block": "model.decoder.layers.{}", "attn_out": "self_attn", "z": "self_attn.out_proj", "mlp_out": "fc2",
-       "mlp_post": "fc2", "embed": "model.decoder.embed_tokens", "q": "self_attn.q_proj", "k": "self_attn.k_proj",
-       "v": "self_attn.v_proj"}
-BLOOM = {"block": "transformer.h.{}", "attn_out": "self_attention.dense", "z": "self_attention.dense",
-         "resid_mid": "self_attention", "mlp_out": "mlp.dense_4h_to_h", "mlp_post": "mlp.dense_4h_to_h",
-         "embed": "transformer.word_embeddings", "qkv": "self_attention.query_key_value"}
-GPTJ = {"block": "transformer.h.{}", "attn_out": "attn", "z": "attn.out_proj", "mlp_out": "mlp",
-        "mlp_post": "mlp.fc_out", "embed": "transformer.wte", "q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj"}
+NEOX = {"block": "gpt_neox.layers.{}", "final": "gpt_neox.final_layer_norm", "attn_out": "attention",
+        "z": "attention.dense", "mlp_out": "mlp", "mlp_post": "mlp.dense_4h_to_h", "embed": "gpt_neox.embed_in",
+        "qkv": "attention.query_key_value"}
+OPT = {"block": "model.decoder.layers.{}", "final": "model.decoder.final_layer_norm", "attn_out": "self_attn",
+       "z": "self_attn.out_proj", "mlp_out": "fc2", "mlp_post": "fc2", "embed": "model.decoder.embed_tokens",
+       "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj"}
+BLOOM = {"block": "transformer.h.{}", "final": "transformer.ln_f", "attn_out": "self_attention.dense",
+         "z": "self_attention.dense", "resid_mid": "self_attention", "mlp_out": "mlp.dense_4h_to_h",
+         "mlp_post": "mlp.dense_4h_to_h", "embed": "transformer.word_embeddings",
+         "qkv": "self_attention.query_key_value"}
+GPTJ = {"block": "transformer.h.{}", "final": "transformer.ln_f", "attn_out": "attn", "z": "attn.out_proj",
+        "mlp_out": "mlp", "mlp_post": "mlp.fc_out", "embed": "transformer.wte", "q": "attn.q_proj", "k": "attn.k_proj",
+        "v": "attn.v_proj"}
 BERT = {"block": "bert.encoder.layer.{}", "attn_out": "attention.output.dense", "z": "attention.output.dense",
         "resid_mid": "attention.output", "mlp_out": "output.dense", "mlp_post": "output.dense",
         "embed": "bert.embeddings.word_embeddings", "q": "attention.self.query", "k": "attention.self.key",
@@ -37,10 +40,11 @@ BERT = {"block": "bert.encoder.layer.{}", "attn_out": "attention.output.dense", 
 ROBERTA = BERT | {key: BERT[key].replace("bert", "roberta") for key in ("block", "embed")}
 PATHS = {"gpt2": GPT2, "gpt2_classifier": GPT2, "mixtral": {k: v for k, v in LLAMA.items() if k != "mlp_post"},
          "gemma2": NORMED, "gemma3": NORMED, "olmo2": NORMED, "gptj": GPTJ,
-         "phi": LLAMA | {"z": "self_attn.dense", "mlp_post": "mlp.fc2"}, "gpt_neox": NEOX, "gpt_neox_sequential": NEOX,
+         "phi": LLAMA | {"final": "model.final_layernorm", "z": "self_attn.dense", "mlp_post": "mlp.fc2"},
+         "gpt_neox": NEOX, "gpt_neox_sequential": NEOX,
          "opt": OPT, "opt_post_norm": OPT | {"resid_mid": "self_attn_layer_norm"}, "bloom": BLOOM, "bert": BERT,
          "bert_classifier": BERT, "bert_answerer": BERT, "roberta": ROBERTA, "roberta_classifier": ROBERTA}
-PATHS |= dict.fromkeys(("llama", "qwen2", "qwen3", "mistral", "gemma", "cohere", "granite"), LLAMA)
+PATHS |= dict.fromkeys(("llama", "qwen2", "qwen3", "mistral", "gemma", "cohere", "granite", "stablelm"), LLAMA)
 INPUTS = ("resid_pre", "z", "mlp_post")   # activations that are the input of a module
 PARALLEL = ("gpt_neox", "gptj", "phi", "cohere")  # attention and MLP read the same stream
 SCALES = {("granite", "embed"): 3.0, ("granite", "attn_out"): 0.4, ("granite", "mlp_out"): 0.4}  # of a module's output
@@ -142,11 +146,6 @@ def _inside_fused(name, kind, change):
 
 # ---------------------------------------------------------------- what each part says to the logits
 
-FINAL = dict.fromkeys(("llama", "qwen2", "qwen3", "mistral", "mixtral", "gemma", "gemma2", "gemma3", "cohere", "granite",
-                       "olmo2"), "model.norm")
-FINAL |= dict.fromkeys(("gpt2", "gpt2_classifier", "bloom", "gptj"), "transformer.ln_f")
-FINAL |= {"phi": "model.final_layernorm", "gpt_neox": "gpt_neox.final_layer_norm",
-          "gpt_neox_sequential": "gpt_neox.final_layer_norm", "opt": "model.decoder.final_layer_norm"}
 LOGIT_SCALES = {"cohere": 0.3, "granite": 1 / 2.5}
 SOFTCAPS = {"gemma2": 4.0}
 
@@ -162,7 +161,7 @@ def contributions(name, tokens, correct, wrong):
     seen = {key: value[-1].double() for key, value in seen.items()}
     model, logits = plain(name), at_end(name, logits).double()
     direction = _direction(name, model, logits, correct, wrong)
-    read = _linear(model.get_submodule(FINAL[name]), seen["resid_post", LAYERS - 1])
+    read = _linear(model.get_submodule(PATHS[name]["final"]), seen["resid_post", LAYERS - 1])
     says = lambda x: read(x) @ direction
     heads = torch.stack([says(_of_heads(name, model, layer, seen["z", layer])) for layer in range(LAYERS)])
     attention, mlps = (torch.stack([says(seen[kind, layer]) for layer in range(LAYERS)]) for kind in kinds[:2])

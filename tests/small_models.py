@@ -54,6 +54,7 @@ MODELS = {
     "bloom": ("BloomForCausalLM", BLOOM),
     "cohere": ("CohereForCausalLM", SHARED_KEYS | dict(logit_scale=0.3, eos_token_id=0)),
     "granite": ("GraniteForCausalLM", SHARED_KEYS | GRANITE),
+    "stablelm": ("StableLmForCausalLM", SHARED_KEYS | dict(eos_token_id=0)),
     "olmo2": ("Olmo2ForCausalLM", SHARED_KEYS | dict(eos_token_id=0)),
     "bert": ("BertForMaskedLM", COMMON),
     "bert_classifier": ("BertForSequenceClassification", COMMON | dict(num_labels=3)),

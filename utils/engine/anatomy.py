@@ -111,7 +111,8 @@ def _block(model, family: Family, layer: int) -> Block:
     whole, config = block_of(model, family, layer), plain_of(model).config
 
     def found(*paths: str | None) -> list[nn.Module]:
-        return [inner(module_at(whole, path)) for path in paths if path]
+        there = [module_at(whole, path) for path in paths if path]
+        return [inner(module) for module in there if module is not None]
     factor, heads = setting(model, family.residual_scale, 1.0), config.num_attention_heads
     norm1, parallel = found(family.norm1), is_parallel(family, config)
     norm2 = found(family.norm2) or (norm1 if parallel else [])

@@ -84,6 +84,7 @@ LLAMA = Family(
     out="self_attn.o_proj", down="mlp.down_proj", qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     up=("mlp.gate_proj", "mlp.up_proj"), activation="mlp.act_fn", norm1="input_layernorm",
     norm2="post_attention_layernorm", mid=">post_attention_layernorm", rotary="model.rotary_emb", in_pieces=True)
+STABLELM = replace(LLAMA, parallel="use_parallel_residual")
 QWEN3 = replace(LLAMA, head_norms=("self_attn.q_norm", "self_attn.k_norm"))
 MIXTRAL = replace(LLAMA, down=None, in_pieces=False)
 GEMMA = replace(LLAMA, norm_offset=1.0)
@@ -114,7 +115,7 @@ ROBERTA = replace(BERT, blocks="roberta.encoder.layer", embed="roberta.embedding
 FAMILIES = {
     "gpt2": GPT2, "gptj": GPTJ, "gpt_neox": NEOX, "bloom": BLOOM, "llama": LLAMA, "qwen2": LLAMA, "qwen3": QWEN3,
     "mistral": LLAMA, "mixtral": MIXTRAL, "gemma": GEMMA, "gemma2": GEMMA2, "gemma3_text": GEMMA3, "granite": GRANITE,
-    "olmo2": OLMO2, "cohere": COHERE, "phi": PHI, "opt": OPT, "bert": BERT, "roberta": ROBERTA}
+    "olmo2": OLMO2, "stablelm": STABLELM, "cohere": COHERE, "phi": PHI, "opt": OPT, "bert": BERT, "roberta": ROBERTA}
 
 
 def plain_of(model):
