@@ -42,7 +42,7 @@ PATHS = {"gpt2": GPT2, "gpt2_classifier": GPT2, "mixtral": {k: v for k, v in LLA
          "gemma2": NORMED, "gemma3": NORMED, "olmo2": NORMED, "gptj": GPTJ,
          "phi": LLAMA | {"final": "model.final_layernorm", "z": "self_attn.dense", "mlp_post": "mlp.fc2"},
          "gpt_neox": NEOX, "gpt_neox_sequential": NEOX,
-         "opt": OPT, "opt_post_norm": OPT | {"resid_mid": "self_attn_layer_norm"}, "bloom": BLOOM, "bert": BERT,
+         "opt": OPT, "opt_post_norm": OPT | {"resid_mid": "self_attn_layer_norm", "final": None}, "bloom": BLOOM, "bert": BERT,
          "bert_classifier": BERT, "bert_answerer": BERT, "roberta": ROBERTA, "roberta_classifier": ROBERTA}
 PATHS |= dict.fromkeys(("llama", "qwen2", "qwen3", "mistral", "gemma", "cohere", "granite", "stablelm"), LLAMA)
 INPUTS = ("resid_pre", "z", "mlp_post")   # activations that are the input of a module

@@ -2,7 +2,7 @@
 from functools import lru_cache, partial
 
 import torch
-from reference import FINAL, at_end, contributions, naive
+from reference import PATHS, at_end, contributions, naive
 from small_models import LAYERS, WIDTH
 
 from utils import decoding, patching
@@ -90,7 +90,7 @@ def attribution_by_heads(case):
 
 def said(case, i):
     """Direct contributions of (heads, attention, MLPs); only where one norm stands between the sum of all and the logits."""
-    assert case.name in FINAL, "here no part has a contribution of its own"
+    assert case.name in "here no part has a contribution of its own"
     return contributions(case.name, row(MIXED, i), *(answer[i] for answer in case.answers))
 
 
