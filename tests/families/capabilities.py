@@ -90,7 +90,7 @@ def attribution_by_heads(case):
 
 def said(case, i):
     """Direct contributions of (heads, attention, MLPs); only where one norm stands between the sum of all and the logits."""
-    assert case.name in "here no part has a contribution of its own"
+    assert PATHS[case.name].get("final"), "here no part has a contribution of its own"
     return contributions(case.name, row(MIXED, i), *(answer[i] for answer in case.answers))
 
 
