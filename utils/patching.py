@@ -60,7 +60,6 @@ def _base_and_source(clean: Prompts, corrupted: Prompts, direction: str) -> tupl
 
 def _read_source(model, source: Prompts, outcome: Outcome, sites: Sequence[Site]) -> tuple[torch.Tensor, dict]:
     """Outcome at the end of each prompt, [prompt], and the activations that will be written elsewhere."""
-    require_outcome_for(outcome, len(source))
     logits, values = read(model, source, sites, end_only=True)
     return outcome(logits, torch.arange(len(source), device=logits.device)).float().cpu(), values
 
@@ -82,6 +81,7 @@ def _patched(model, base: Prompts, source: Prompts, outcome: Outcome, cells: Seq
 
     Prompts are taken in parts that go with `batch_size`, so that memory does not grow with their number.
     """
+    require_outcome_for(outcome, len(base))
     parts = []
     for start in range(0, len(base), prompts_at_once(batch_size)):
         stop, own = start + prompts_at_once(batch_size), OfPart(outcome, start)
@@ -101,7 +101,6 @@ def position_map(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, *,
     corrupted prompts differ in length, among themselves or pairwise.
     """
     base, source = _base_and_source(clean, corrupted, direction)
-    require_outcome_for(outcome, len(clean))
     if not clean.equal_length:
         raise CourseError("a map over positions needs prompts of one length; use one template, or a map over heads")
     layers, width = shape_of(model)[0], clean.tokens.shape[1]
@@ -205,7 +204,7 @@ def _along(model, paths: _Paths, outcome: Outcome, sender: Site, receivers: Sequ
 
 def _require_receivers(receivers: Sequence[Receiver]) -> None:
     if not receivers:
-        raise CourseError("the path has no receiver: name at least one, such as Receiver() for the logits")
+        raise CourseError("a path needs an end: give at least one Receiver")
 
 
 def path_patch(model, clean: Prompts, corrupted: Prompts, outcome: Outcome, sender: tuple[int, int],

@@ -165,13 +165,10 @@ def twins(lengths):
 
 def test_head_maps_never_write_on_padding():
     model, (clean, corrupted) = bridge("gpt2"), twins((5, 3, 4))
-    sentence(lambda: head_map(model, clean, corrupted, DIFFERENCE, positions=-1), "position -1 counts from the end")
-    sentence(lambda: path_patch(model, clean, corrupted, DIFFERENCE, (0, 1), positions=-1), "position -1 counts from")
-    expected = head_map(model, clean, corrupted, DIFFERENCE, positions=Each.of(clean.ends)).effect
-    assert torch.equal(head_map(model, clean, corrupted, DIFFERENCE).effect, expected) and expected.abs().max() > 0.01
-    same = twins((5, 5, 5))
-    assert torch.equal(head_map(model, *same, DIFFERENCE, positions=-1).effect,
-                       head_map(model, *same, DIFFERENCE, positions=4).effect)
+    for call in (lambda where: head_map(model, clean, corrupted, DIFFERENCE, positions=where).effect,
+                 lambda where: path_patch(model, clean, corrupted, DIFFERENCE, (0, 1), positions=where)):
+        expected = call(Each.of(clean.ends))
+        assert torch.equal(call(-1), expected) and not torch.equal(call(0), expected) and expected.abs().max() > 0.01
 
 
 # ---------------------------------------------------------------- the outcome
@@ -207,7 +204,7 @@ def test_a_path_without_a_receiver():
     model, (clean, corrupted) = bridge("gpt2"), twins((5, 5, 5))
     for call in (lambda: path_patch(model, clean, corrupted, DIFFERENCE, (0, 1), []),
                  lambda: path_map(model, clean, corrupted, DIFFERENCE, [])):
-        sentence(call, "the path has no receiver", "Receiver()")
+        sentence(call, "a path needs an end", "at least one Receiver")
     assert path_patch(model, clean, corrupted, DIFFERENCE, (0, 1), [Receiver()]).shape == (3,)
 
 

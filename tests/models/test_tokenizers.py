@@ -1,6 +1,7 @@
 """Prompts and answers are the ids that the model's own tokenizer gives: BOS, EOS, and the space in front of a word."""
 import shutil
 
+import huggingface_hub
 import pytest
 import torch
 from sentences import sentence
@@ -117,12 +118,17 @@ def test_the_shipped_model_was_trained_with_bos(tmp_path):
 
 
 def test_gpt2_of_the_hub_keeps_the_bos_of_its_published_numbers(tmp_path, monkeypatch):
-    """By its name alone: the same files in a folder of one's own follow their tokenizer."""
+    """By its name alone: the same files under another name, and in a folder of one's own, follow their tokenizer."""
     assert {"gpt2", "gpt2-xl", "openai-community/gpt2", "distilbert/distilgpt2"} <= loading.PUBLISHED_WITH_BOS
-    folder = save_gpt2(tmp_path / "mine")
-    assert not load_model(folder).prepends_bos
-    monkeypatch.setattr(loading, "PUBLISHED_WITH_BOS", {folder})
-    assert load_model(folder).prepends_bos and not load_model(folder, bos=False).prepends_bos
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    for name in ("gpt2", "somebody/gpt2"):
+        cached = tmp_path / f"models--{name.replace('/', '--')}"
+        folder = save_gpt2(cached / "snapshots" / "abc")
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("abc")
+        assert load_model(name).prepends_bos == (name == "gpt2") and not load_model(folder).prepends_bos
+        assert encode(load_model(name), TEXT, bos=False).labels == encode(load_model(folder), TEXT).labels
+    assert not load_model("gpt2", bos=False).prepends_bos
 
 
 def test_a_bridge_made_elsewhere_follows_transformer_lens():
