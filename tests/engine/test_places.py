@@ -30,7 +30,7 @@ def test_in_prompts_of_one_length_the_end_is_a_number_like_any_other():
 
 @pytest.mark.parametrize("positions, part", [
     ("last", 'positions must be "all", "end", one or several integers, or Each, not \'last\''),
-    (1.9, "not 1.9"), ([1.5], "not [1.5]"), (True, "not True"), ([], "the set of positions is empty"),
+    (1.9, "1.9"), ([1.5], "[1.5]"), (True, "not True"), ([], "the set of positions is empty"),
     ([False] * 6, "the set of positions is empty"), ([True, False], "a mask of 2 positions does not fit prompts of 6"),
     (6, "position 6 is out of range: the prompts have positions 0 to 5"), (-7, "the prompts have positions 0 to 5"),
     (4, "position 4 is out of range: prompt 1 has positions 0 to 3"), ([0, 5], "prompt 1 has positions 0 to 3"),
