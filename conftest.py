@@ -1,10 +1,13 @@
 """For every test, and for the notebooks that nbval collects from course/ and solutions/."""
 import os
 import re
+import sys
+from pathlib import Path
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"      # before anything imports huggingface_hub; the notebooks' kernels inherit it
+KERNELS = Path(__file__).with_name("tests") / "kernels.py"
 
 # What takes longest begins first, so that the two workers end together.
 LONG = ("solutions/", "course/", "tests/training/", "tests/authoring/", "tests/alignment/", "tests/house/", "tests/checks/")
@@ -41,12 +44,15 @@ def pytest_runtest_setup(item):
     """Solutions run with COURSE_STRICT=1, course notebooks without.
 
     nbval starts the kernel of a notebook during the setup of its first cell, and the kernel inherits this process's
-    environment.
+    environment. On Linux it is forked, see tests/kernels.py.
     """
     if item.path.suffix != ".ipynb":
         return (yield)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COURSE_STRICT", "1" if item.path.parent.name == "solutions" else "0")
+        if KERNELS.exists() and sys.platform == "linux":
+            from kernels import fork_kernel
+            patch.setattr("jupyter_client.provisioning.local_provisioner.launch_kernel", fork_kernel)
         return (yield)
 
 

@@ -315,7 +315,7 @@ def test_nbval_runs_solutions_strictly_and_the_course_not(tiny_course):
         first_cell.settings(tiny_course.root))))
     (tiny_course.root / "tests").mkdir()
     for strict in ("0", "1"):
-        ran = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no"],
+        ran = subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--color=no"],
                              cwd=tiny_course.root, capture_output=True, text=True,
                              env={**os.environ, "COURSE_STRICT": strict})
         failed = [line for line in ran.stdout.splitlines() if line.startswith("FAILED")]
