@@ -219,7 +219,7 @@ def test_prompts_taken_in_parts_give_the_same_numbers(measure):
     (lambda m, c, k: patching.residual_map(m, c, random_prompts((6, 6, 5)), OUTCOME), "same number of tokens, not 6 and 5: they part at position"),
     (lambda m, c, k: patching.path_patch(m, c, k, OUTCOME, (3, 0)), "layer 3 is out of range: this model has layers 0 to 2"),
     (lambda m, c, k: patching.path_patch(m, c, k, OUTCOME, (0, 4)), "head 4 is out of range: each layer has heads 0 to 3"),
-    (lambda m, c, k: patching.path_map(m, c, k, OUTCOME, []), "the path has no receiver: name at least one"),
+    (lambda m, c, k: patching.path_map(m, c, k, OUTCOME, []), "a path needs an end: give at least one Receiver"),
     (lambda m, c, k: patching.path_patch(m, c, random_prompts((6, 6)), OUTCOME, (0, 0)), "they must come in pairs"),
     (lambda m, c, k: patching.head_map(m, c, k, OUTCOME, positions=6), "position 6 is out of range: the prompts have positions 0 to 5"),
     (lambda m, c, k: patching.residual_map(m, c, c, OUTCOME).effect, "give the same outcome, so there is no effect to recover")])

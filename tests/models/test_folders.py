@@ -118,9 +118,10 @@ def bomb(folder, name="pytorch_model.bin"):
 def test_a_pickle_beside_safe_weights_is_never_read(folder):
     expected = load_model(folder).original_model.state_dict()
     bomb(folder)
-    with pytest.warns(UserWarning, match="pickled weights too .pytorch_model.bin.: they are never read"):
+    with pytest.warns(UserWarning, match="pickled weights too .pytorch_model.bin.: they are never read") as caught:
         found = load_model(folder).original_model.state_dict()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert caught[0].filename == __file__
 
 
 def test_safe_weights_of_another_name_do_not_excuse_a_pickle(folder):
@@ -148,7 +149,7 @@ def test_a_folder_at_home(folder, monkeypatch):
     assert load_model("~/mine").cfg.n_layers == 2
 
 
-@pytest.mark.parametrize("device", ["banana", "cuda:99", "meta", "cpu!", 3.5])
+@pytest.mark.parametrize("device", ["banana", "cuda:99", "meta", "cpu!"])
 def test_a_device_that_is_not_here(device):
     for call in (lambda: load_model("course-gpt2", device), lambda: load_bert("sentiment-bert", device),
                  lambda: CausalTracer(load_model(), device=device)):

@@ -68,7 +68,7 @@ def require_files(folder: Path) -> None:
         raise CourseError(f"the folder {folder.name!r} has no tokenizer (tokenizer.json is missing)")
     if pickled:
         warnings.warn(f"{folder.name!r} holds pickled weights too ({pickled[0].name}): they are never read, only "
-                      "model.safetensors is", stacklevel=4)
+                      "model.safetensors is", stacklevel=5)
     from safetensors import SafetensorError, safe_open
 
     for file in sorted(folder.glob("*.safetensors")):

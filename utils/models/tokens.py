@@ -138,7 +138,7 @@ def warn_unknown(model: TransformerBridge, texts: Sequence[str]) -> None:
     unknown = unknown_words(model, " ".join(texts))
     if unknown:
         warnings.warn(f"the shipped model never saw the word{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}: "
-                      "do not trust what it makes of this prompt (utils.tasks lists what it knows)", stacklevel=3)
+                      "do not trust what it makes of this prompt (utils.tasks lists what it knows)", stacklevel=4)
 
 
 def continuation_ids(tokenizer, text: str, more: str) -> list[int]:

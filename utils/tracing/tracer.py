@@ -49,7 +49,7 @@ def noise_from_subjects(model, subjects: Sequence, *, tokenizer=None, factor: fl
     tokenizer: None for the model's own. Raises CourseError if there are no subjects.
     """
     tokenizer, ids = _tokenizer_of(model, tokenizer), []
-    for item in several(subjects, "subjects"):
+    for item in subjects:
         row = tokenizer.encode(getattr(item, "prompt", item), add_special_tokens=False)
         first, end = token_range(tokenizer, row, item.subject) if hasattr(item, "prompt") else (0, len(row))
         ids += row[first:end]
