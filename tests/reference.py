@@ -42,9 +42,10 @@ PATHS = {"gpt2": GPT2, "gpt2_classifier": GPT2, "mixtral": {k: v for k, v in LLA
          "gemma2": NORMED, "gemma3": NORMED, "olmo2": NORMED, "gptj": GPTJ,
          "phi": LLAMA | {"final": "model.final_layernorm", "z": "self_attn.dense", "mlp_post": "mlp.fc2"},
          "gpt_neox": NEOX, "gpt_neox_sequential": NEOX,
-         "opt": OPT, "opt_post_norm": OPT | {"resid_mid": "self_attn_layer_norm", "final": None}, "bloom": BLOOM, "bert": BERT,
-         "bert_classifier": BERT, "bert_answerer": BERT, "roberta": ROBERTA, "roberta_classifier": ROBERTA}
+         "opt": OPT, "opt_post_norm": OPT | {"resid_mid": "self_attn_layer_norm", "final": None}, "bloom": BLOOM,
+         "bert": BERT, "bert_classifier": BERT, "bert_answerer": BERT, "roberta": ROBERTA, "roberta_classifier": ROBERTA}
 PATHS |= dict.fromkeys(("llama", "qwen2", "qwen3", "mistral", "gemma", "cohere", "granite", "stablelm"), LLAMA)
+PATHS |= {"qwen3_moe": PATHS["mixtral"], "starcoder2": LLAMA | {"mlp_post": "mlp.c_proj"}}
 INPUTS = ("resid_pre", "z", "mlp_post")   # activations that are the input of a module
 PARALLEL = ("gpt_neox", "gptj", "phi", "cohere")  # attention and MLP read the same stream
 SCALES = {("granite", "embed"): 3.0, ("granite", "attn_out"): 0.4, ("granite", "mlp_out"): 0.4}  # of a module's output
@@ -151,13 +152,13 @@ SOFTCAPS = {"gemma2": 4.0}
 
 
 def contributions(name, tokens, correct, wrong):
-    """(heads [layer, head], attention [layer], mlps [layer]): direct contributions to logit correct - logit wrong.
+    """(heads [layer, head], attention [layer], mlps [layer], embedding): direct contributions to a logit difference.
 
     The final norm, the norm of an attention's own output and the ratio by which a softcap shrinks the difference are held
     at their values in this run: what is left is linear.
     """
     kinds = ("attn_out", "mlp_out", "z", "resid_post")
-    logits, seen = naive(name, tokens, wanted=[(kind, layer) for kind in kinds for layer in range(LAYERS)])
+    logits, seen = naive(name, tokens, wanted=[(kind, layer) for kind in (*kinds, "resid_pre") for layer in range(LAYERS)])
     seen = {key: value[-1].double() for key, value in seen.items()}
     model, logits = plain(name), at_end(name, logits).double()
     direction = _direction(name, model, logits, correct, wrong)
@@ -165,7 +166,7 @@ def contributions(name, tokens, correct, wrong):
     says = lambda x: read(x) @ direction
     heads = torch.stack([says(_of_heads(name, model, layer, seen["z", layer])) for layer in range(LAYERS)])
     attention, mlps = (torch.stack([says(seen[kind, layer]) for layer in range(LAYERS)]) for kind in kinds[:2])
-    return heads, attention, mlps
+    return heads, attention, mlps, says(seen["resid_pre", 0])
 
 
 def _direction(name, model, logits, correct, wrong):

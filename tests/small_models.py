@@ -62,7 +62,10 @@ MODELS = {
     "roberta": ("RobertaForMaskedLM", ROBERTA),
     "roberta_classifier": ("RobertaForSequenceClassification", ROBERTA | dict(num_labels=3)),
     "gpt2_classifier": ("GPT2ForSequenceClassification", GPT2 | dict(num_labels=5, pad_token_id=0)),
+    "starcoder2": ("Starcoder2ForCausalLM", SHARED_KEYS | dict(eos_token_id=0)),
+    "qwen3_moe": ("Qwen3MoeForCausalLM", SHARED_KEYS | dict(head_dim=8, num_experts=4, num_experts_per_tok=2)),
 }
+STRANGERS = ("starcoder2", "qwen3_moe")  # TransformerLens knows them, the course has no record of them
 LANGUAGE_MODELS = ("gpt2", "llama", "qwen2", "gpt_neox")
 LETTERS = "abcdefghi"
 PIECES = ["<|endoftext|>", "Ġ", *LETTERS, *(f"Ġ{a}" for a in LETTERS), *(f"Ġ{a}{b}" for a in LETTERS for b in LETTERS)]

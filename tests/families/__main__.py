@@ -1,4 +1,4 @@
-"""`python -m tests.families`: run every cell, write docs/families.md, and name what is wrong; exits with 1 if anything is."""
+"""`python -m tests.families`: run every cell, write docs/families.md, name what is wrong; exits with 1 if anything is."""
 import sys
 from pathlib import Path
 

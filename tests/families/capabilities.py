@@ -97,7 +97,10 @@ def said(case, i):
 # ---------------------------------------------------------------- maps
 
 def patched_cells(case, kind, cells):
-    """Outcomes of the corrupted run with one cell of the clean one in it, [cell, prompt]; cells: (layer, position, columns)."""
+    """Outcomes of the corrupted run with one cell of the clean one in it, [cell, prompt].
+
+    cells: (layer, position, columns).
+    """
     def one(layer, position, columns, i):
         return case.judged(CORRUPTED, i, put(kind, layer, case.seen("clean", i)[kind, layer], position, columns))
     return torch.stack([over_prompts(lambda i: one(*cell, i)) for cell in cells])
@@ -137,7 +140,8 @@ def head_map_of(case, kind):
 
 
 def head_map_by_hand(case, kind):
-    cells = [(layer, -1, head_columns(case, kind, layer, head)) for layer in range(LAYERS) for head in range(case.heads(kind))]
+    heads = range(case.heads(kind))
+    cells = [(layer, -1, head_columns(case, kind, layer, head)) for layer in range(LAYERS) for head in heads]
     return whole_by_hand(case, kind, cells)
 
 
@@ -214,8 +218,8 @@ def swapped_logits(case, kind, positions, columns, index, values):
 
 def path_patching(case):
     """From a head of layer 0 to the logits, to the queries and to the values of a later head; MLPs free or held."""
-    sender = (0, 1)
-    for receiver, hold in [(Receiver(), False), (Receiver(), True), (Receiver("q", 2, 1), True), (Receiver("v", 2, 0), False)]:
+    sender, logits = (0, 1), Receiver()
+    for receiver, hold in [(logits, False), (logits, True), (Receiver("q", 2, 1), True), (Receiver("v", 2, 0), False)]:
         yield Pair(f"to {receiver.kind}" + (", MLPs held" if hold else ""),
                    partial(patching.path_patch, case.model, CLEAN, CORRUPTED, case.outcome, sender, [receiver],
                            freeze_mlps=hold),
@@ -239,6 +243,7 @@ def path(case, sender, receiver, hold, i):
 SITES = {kind: partial(at_site, kind) for kind in KINDS}
 METHODS = {
     "lens": lens, "attribution": attribution, "by heads": attribution_by_heads, "residual map": residual_map,
-    "update maps": update_maps, "head map z": partial(head_map, ("z",)), "head map q k v": partial(head_map, ("q", "k", "v")),
-    "trace": tracing.trace, "head masks": partial(masks, "z", 4), "neuron masks": partial(masks, "mlp_post", 5),
+    "update maps": update_maps, "head map z": partial(head_map, ("z",)),
+    "head map q k v": partial(head_map, ("q", "k", "v")), "trace": tracing.trace, "head masks": partial(masks, "z", 4),
+    "neuron masks": partial(masks, "mlp_post", 5),
     "swap": alignment_swap, "path": path_patching}

@@ -25,7 +25,8 @@ def document():
     """The text of the file."""
     sentences, parts = [], [HEADER]
     for title, capabilities in TITLES.items():
-        parts += [f"## {title}\n", line("family", "class", "loaded", *capabilities), line(*["---"] * (3 + len(capabilities)))]
+        columns = ["family", "class", "loaded", *capabilities]
+        parts += [f"## {title}\n", line(*columns), line(*["---"] * len(columns))]
         parts += [line(name, MODELS[name][0], LOADED[load], *(entry(cell(name, load, c), sentences) for c in capabilities))
                   for name in FAMILIES for load in LOADS]
         parts.append("")

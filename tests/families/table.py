@@ -2,7 +2,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from small_models import MODELS
+from small_models import MODELS, STRANGERS
 
 from utils.errors import CourseError
 
@@ -10,7 +10,7 @@ from .capabilities import METHODS, SITES
 from .cases import Case
 
 CAPABILITIES = SITES | METHODS
-FAMILIES = tuple(name for name in MODELS if name != "bert_answerer")
+FAMILIES = tuple(name for name in MODELS if name not in ("bert_answerer", *STRANGERS))
 CLOSE = 1e-5  # of the range of what is expected
 _EXPECTED = {}
 

@@ -1,5 +1,6 @@
 """Every capability on every family is equal to the reference, or refused where it may be; see `cases` and `allowed`."""
 import pytest
+from small_models import STRANGERS
 
 from .allowed import ALLOWED, reason_for
 from .cases import LOADS
@@ -15,6 +16,12 @@ def test_cell(name, load, capability):
     assert found.verdict != "wrong", "\n".join(found.remarks)
     if found.verdict != "equal":
         assert reason_for(name, load, capability), f"{found.verdict}: {found.remarks}"
+
+
+@pytest.mark.parametrize("name, load, capability", [(n, l, c) for n in STRANGERS for l in LOADS for c in CAPABILITIES])
+def test_a_family_without_a_record_is_equal_or_refused_too(name, load, capability):
+    found = cell(name, load, capability)
+    assert found.verdict != "wrong", "\n".join(found.remarks)
 
 
 def test_the_document_is_in_step():
