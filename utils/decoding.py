@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 
 from .engine import Do, Each, Readout, Site, at_end, head_results, held, read, require_sum, trusted_readout
-from .errors import CourseError, check_arguments, several
+from .errors import CourseError, check_arguments
 from .metrics import LogitDifference
 from .models import Prompts, context_of, continuation_ids, encode, get_tokenizer, padded, shape_of
 
@@ -80,7 +80,7 @@ def trajectories(model, prompts: Sequence[str], answers: Sequence[str], *, batch
 
     Raises CourseError if there are not as many answers as prompts.
     """
-    prompts, answers = several(prompts, "prompts"), several(answers, "answers")
+    prompts, answers = list(prompts), list(answers)
     if len(prompts) != len(answers):
         raise CourseError(f"{len(prompts)} prompts but {len(answers)} answers: give one answer for each prompt")
     parts = [_trajectories(model, prompts[i:i + batch_size], answers[i:i + batch_size])

@@ -54,8 +54,8 @@ def test_parts_are_chosen_by_a_mask(as_mask):
     found, expected = (evaluate_parts(success, {"a": part}) for part in
                        (as_mask([False, False, True, True, True]), [2, 3, 4]))
     assert found == expected and found.parts == {"a": (2, 3, 4)}
-    sentence(lambda: evaluate_parts(success, {"a": "12"}), "a must be a list, not the text '12'")
-    sentence(lambda: evaluate_parts(success, {"a": [1.9]}), "whole number, not 1.9")
+    sentence(lambda: evaluate_parts(success, {"a": "12"}), "lists of whole numbers, not {'a': '12'}")
+    sentence(lambda: evaluate_parts(success, {"a": [1.9]}), "lists of whole numbers, not {'a': [1.9]}")
 
 
 def test_whole_numbers():
@@ -72,9 +72,9 @@ def test_whole_numbers():
 def test_a_text_is_no_list():
     model, tracer = load_model(), CausalTracer(load_model())
     groups = Groups.contiguous(plain("gpt2"), "mlp_post", 4, 1)
-    sentence(lambda: trajectories(model, "Paris", "Paris"), "prompts must be a list, not the text 'Paris'")
-    sentence(lambda: trajectories(model, ["A:"] * 6, " Paris"), "answers must be a list, not the text ' Paris'")
-    sentence(lambda: noise_from_subjects(model, "Paris"), "subjects must be a list, not the text 'Paris'")
+    sentence(lambda: trajectories(model, "Paris", "Paris"), "`prompts` must be a list of texts, not the text 'Paris'")
+    sentence(lambda: trajectories(model, ["A:"] * 6, " Paris"), "`answers` must be a list of texts, not the text ' Paris'")
+    sentence(lambda: noise_from_subjects(model, "Paris"), "`subjects` must be a list, not the text 'Paris'")
     sentence(lambda: tracer.calculate_hidden_flows("The capital of France is"), "queries must be a list, not the text")
     sentence(lambda: tracer.calculate_hidden_flow("The capital of France is", "France", rule="swap", other_subjects="Italy"),
              "other_subjects must be a list, not the text 'Italy'")
