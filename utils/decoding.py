@@ -80,6 +80,7 @@ def trajectories(model, prompts: Sequence[str], answers: Sequence[str], *, batch
 
     Raises CourseError if there are not as many answers as prompts.
     """
+    prompts, answers = list(prompts), list(answers)
     if len(prompts) != len(answers):
         raise CourseError(f"{len(prompts)} prompts but {len(answers)} answers: give one answer for each prompt")
     parts = [_trajectories(model, prompts[i:i + batch_size], answers[i:i + batch_size])

@@ -6,7 +6,6 @@ S + 1 to 2 S. Sources: Olsson et al. 2022 (arXiv 2209.11895), induction heads; E
 from __future__ import annotations
 
 import random
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Iterable, Sequence
 
@@ -15,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 from .engine import Do, Site, read, run, sweep
-from .errors import CourseError, check_arguments
+from .errors import CourseError, check_arguments, warn
 from .metrics import LogProbability
 from .models import Prompts, get_tokenizer, is_bridge, shape_of
 from .tasks import generate_repeated_tokens
@@ -231,8 +230,8 @@ def head_weights(model) -> HeadWeights:
         raise CourseError("weights of heads are read from a TransformerBridge: load it with utils.models.load_model")
     cfg, heads = model.cfg, shape_of(model)[1]
     if cfg.positional_embedding_type != "standard":
-        warnings.warn(f"positions act inside the heads of this model ({cfg.positional_embedding_type}): composition "
-                      "scores and circuits by weights leave that out, so do not trust them", stacklevel=3)
+        warn(f"positions act inside the heads of this model ({cfg.positional_embedding_type}): composition "
+             "scores and circuits by weights leave that out, so do not trust them")
     scale = torch.stack([block.ln1.weight for block in model.blocks])[:, None, :, None] + bool(cfg.rmsnorm_uses_offset)
 
     def reading(weights):

@@ -15,6 +15,7 @@ from utils.checks import ExerciseError, check
 from utils.engine import Do, Site, run
 from utils.metrics import LogProbability
 from utils.models import answer_ids, differing_positions, encode, load_model, single_token
+from utils.metrics import LogProbability
 from utils.patching import residual_map
 
 
@@ -145,7 +146,7 @@ def test_prompts_of_different_length_say_where_they_part(model):
              "they part at position 2, ' met' against ' and'")
     longer = encode(model, " John met Mary at")
     sentence(lambda: differing_positions(clean, longer), "they part at position 4, '(end)' against ' at'")
-    sentence(lambda: residual_map(model, clean, corrupted, LogProbability(torch.tensor([1]))), "they part at position 2")
+    sentence(lambda: residual_map(model, clean, corrupted, LogProbability(torch.zeros(1).long())), "they part at position 2")
     sentence(lambda: differing_positions(clean, encode(model, ["John"] * 2)), "1 clean but 2 corrupted prompts")
 
 

@@ -3,7 +3,7 @@ import pytest
 from sentences import CourseError
 from tiny import ROOT
 
-from utils.errors import closest, nearest, require_known
+from utils.errors import closest, nearest, require_known, warn
 
 
 @pytest.mark.parametrize("name, known, end", [
@@ -30,6 +30,16 @@ def test_a_known_name_passes():
     require_known("degree", ["degree"], "there is no method 'degree'")
     with pytest.raises(CourseError, match="there is no method 'degre': did you mean 'degree'"):
         require_known("degre", ["degree"], "there is no method 'degre'")
+
+
+def test_a_warning_points_at_the_line_of_the_reader():
+    """However many functions of the package lie between."""
+    package = {"__name__": "utils.attic", "warn": warn}
+    exec("def inner():\n    warn('careful')\n\ndef outer():\n    inner()", package)
+    for call in (package["inner"], package["outer"]):
+        with pytest.warns(UserWarning, match="careful") as caught:
+            call()
+        assert caught[0].filename == __file__
 
 
 def test_names_are_compared_in_one_place():

@@ -103,7 +103,7 @@ def test_a_span_without_a_token_is_refused(asked, span):
 
 
 def test_what_ask_refuses(model, asked):
-    with pytest.raises(CourseError, match=r"`pairs` must be .* a list of tuples \(a text, a text\), not the list \['Who built it\?'\]"):
+    with pytest.raises(CourseError, match=r"`pairs` must be .* a list of tuples \(a text, a text\), not \['Who built it\?'\]"):
         ask(model, ["Who built it?"])
     with pytest.raises(CourseError, match="an input has .* tokens .*, but the context of this model ends at 64"):
         ask(model, [("Who?", "Anna Baker built it. " * 30)])

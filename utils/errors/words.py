@@ -1,4 +1,4 @@
-"""Annotations and values in words: "a list of whole numbers", "the text '3'"."""
+"""Annotations and values in words: "a list of whole numbers", "the text '3'", "1.5"."""
 from __future__ import annotations
 
 import re
@@ -53,7 +53,7 @@ def found(value) -> str:
         what = "an array" if kind == "ndarray" else f"{_article(kind)} {kind}"
         return f"{what} of {str(value.dtype).removeprefix('torch.')} with the shape {list(value.shape)}"
     if isinstance(value, (str, int, float, list, tuple, dict, set)):
-        return f"the {'text' if kind == 'str' else kind} {' '.join(reprlib.repr(value).split())}"
+        return ("the text " if kind == "str" else "") + " ".join(reprlib.repr(value).split())
     return f"{_article(kind)} {kind}" if not isinstance(value, type) else f"the class {value.__name__} itself"
 
 

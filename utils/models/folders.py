@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from pathlib import Path
 
 import torch
 
-from ..errors import CourseError
+from ..errors import CourseError, warn
 
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model")
 SAFE = ("model.safetensors", "model.safetensors.index.json")
@@ -67,8 +66,8 @@ def require_files(folder: Path) -> None:
     if not any((folder / file).is_file() for file in TOKENIZERS):
         raise CourseError(f"the folder {folder.name!r} has no tokenizer (tokenizer.json is missing)")
     if pickled:
-        warnings.warn(f"{folder.name!r} holds pickled weights too ({pickled[0].name}): they are never read, only "
-                      "model.safetensors is", stacklevel=5)
+        warn(f"{folder.name!r} holds pickled weights too ({pickled[0].name}): they are never read, only "
+             "model.safetensors is")
     from safetensors import SafetensorError, safe_open
 
     for file in sorted(folder.glob("*.safetensors")):

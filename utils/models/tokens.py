@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Sequence
 
 import torch
 from jaxtyping import Int
 
-from ..errors import CourseError
+from ..errors import CourseError, warn
 from .bridges import context_of, is_bridge
 
 if TYPE_CHECKING:
@@ -137,8 +136,8 @@ def unknown_words(model: TransformerBridge, text: str) -> list[str]:
 def warn_unknown(model: TransformerBridge, texts: Sequence[str]) -> None:
     unknown = unknown_words(model, " ".join(texts))
     if unknown:
-        warnings.warn(f"the shipped model never saw the word{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}: "
-                      "do not trust what it makes of this prompt (utils.tasks lists what it knows)", stacklevel=4)
+        warn(f"the shipped model never saw the word{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}: "
+             "do not trust what it makes of this prompt (utils.tasks lists what it knows)")
 
 
 def continuation_ids(tokenizer, text: str, more: str) -> list[int]:
