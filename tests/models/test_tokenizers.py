@@ -11,8 +11,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from transformer_lens.model_bridge import TransformerBridge
 
 from utils.decoding import trajectories
-from utils.models import (answer_ids, continuation_ids, encode, like, load_model, loading, plain_copy, single_token,
-                          token_ids, untrained)
+from utils.models import (answer_ids, continuation_ids, encode, like, load_model, loading, one_token, plain_copy,
+                          single_token, token_ids, untrained)
 from utils.tracing import CausalTracer
 
 TEXTS = ["The capital of France is Paris.", "The capital of Italy is Rome.", "The Louvre is in Paris : Rome Berlin"] * 9
@@ -158,6 +158,7 @@ def test_an_answer_is_what_it_adds_to_a_text(loaded, name):
     before, both = (tokenizer.encode(text, add_special_tokens=False) for text in (TEXT, TEXT + " Paris"))
     assert both[:-1] == before
     assert single_token(model, " Paris") == both[-1] == answer_ids(model, [" Rome", " Paris"])[1]
+    assert one_token(model, " Paris") and not one_token(model, " Madrid") and not one_token(model, " Paris Rome")
     assert continuation_ids(tokenizer, TEXT, " Paris Rome") == tokenizer.encode(TEXT + " Paris Rome",
                                                                                add_special_tokens=False)[len(before):]
 

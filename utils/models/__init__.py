@@ -10,7 +10,7 @@ from .devices import device_called
 from .copies import like, plain_copy, untrained
 from .loading import load_model
 from .shelf import CHECKPOINTS
-from .tokens import (Prompts, answer_ids, continuation_ids, differing_positions, encode, get_tokenizer, padded,
-                     print_difference, single_token, token_ids, unknown_words)
+from .tokens import (Prompts, answer_ids, continuation_ids, differing_positions, encode, get_tokenizer, one_token,
+                     padded, print_difference, single_token, token_ids, unknown_words)
 
 check_arguments(globals())

@@ -155,6 +155,11 @@ def _answer(tokenizer, word: str) -> list[int]:
     return alone if len(alone) < 2 else continuation_ids(tokenizer, word.strip(), word)
 
 
+def one_token(model: TransformerBridge, word: str) -> bool:
+    """True if `word` (with its leading space) is a single token for this model, so that `single_token` takes it."""
+    return len(_answer(get_tokenizer(model), word)) == 1
+
+
 def single_token(model: TransformerBridge, word: str) -> int:
     """The id of `word` (write the leading space: " Paris"). Raises CourseError if it is several tokens."""
     tokenizer = get_tokenizer(model)
