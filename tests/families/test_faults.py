@@ -6,7 +6,7 @@ import pytest
 import torch
 from reference import contributions, naive
 from sentences import sentence
-from small_models import LAYERS, bridge, build, folder_of, plain, save_with_words, tokenizer_of
+from small_models import bridge, build, folder_of, plain, save_with_words, tokenizer_of
 from transformers import AutoModelForCausalLM, BertLMHeadModel
 
 from utils import decoding, induction, patching

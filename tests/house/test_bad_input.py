@@ -15,7 +15,6 @@ from utils.checks import ExerciseError, check
 from utils.engine import Do, Site, run
 from utils.metrics import LogProbability
 from utils.models import answer_ids, differing_positions, encode, load_model, single_token
-from utils.metrics import LogProbability
 from utils.patching import residual_map
 
 
