@@ -11,7 +11,6 @@ def mask_heads(model, inputs: dict[str, Tensor], layer: int, heads: list[int]) -
     """Logits with the outputs of `heads` in one layer set to zero; no hook stays, whatever happens."""
     attention = model.bert.encoder.layer[layer].attention.self
     number = model.config.num_attention_heads
-
     def hook(module, args, output):
         vectors = output[0].unflatten(-1, (number, -1)).clone()              # [prompt, position, head, size of a head]
         vectors[:, :, heads] = 0
