@@ -31,6 +31,6 @@ def save_adder(folder):
     return folder
 
 
-def study(model, **changes):
+def study(model, /, **changes):
     return Study(**dict(model=model, layers=(1,), ranks=(3, 6 * WIDTH), graphs=("(X+Y)+Z", "X+(Y+Z)"), rows=60,
                         held_out_rows=40, steps=6, every=3, batch_size=16) | changes)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from tiny import EXERCISE, EXERCISE_TEXT, ROOT, code, good_cells, markdown, notebook
+from tiny import EXERCISE, EXERCISE_TEXT, ROOT, Course, code, good_cells, markdown, notebook
 
 from utils.authoring import build, first_cell, lint
 from utils.authoring.__main__ import main
@@ -148,11 +148,21 @@ def test_refuses_what_is_no_notebook(text, fragment, tiny_course, capsys):
 
 # ---------------------------------------------------------------- --check
 
+@pytest.fixture(scope="module")
+def executed_notebook(tmp_path_factory):
+    """The bytes of a solution that breaks no rule, with its outputs."""
+    root = tmp_path_factory.mktemp("executed") / "tiny"
+    root.mkdir()
+    path = Course(root).add(*good_cells())
+    assert main(["--execute"], root=root) == 0
+    return path.read_bytes()
+
+
 @pytest.fixture
-def executed(tiny_course):
+def executed(tiny_course, executed_notebook):
     """A tiny course that breaks no rule."""
-    tiny_course.add(*good_cells())
-    assert command(tiny_course, "--execute") == 0
+    (tiny_course.root / "solutions" / "99_demo.ipynb").write_bytes(executed_notebook)
+    assert command(tiny_course) == 0
     assert build.problems(tiny_course.root) == []
     return tiny_course
 

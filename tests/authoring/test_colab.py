@@ -123,11 +123,12 @@ def installed(colab):
     return names
 
 
-@pytest.fixture
-def cloned(colab, tmp_path):
+@pytest.fixture(scope="module")
+def cloned(tmp_path_factory):
     """Colab after the first cell of a course with an address: it cloned, installed and imported."""
-    copy_course(tmp_path / "colab" / "copy")
-    text = first_cell(tmp_path, ADDRESS)
+    folder = tmp_path_factory.mktemp("cloned")
+    colab, text = Colab(folder / "colab"), first_cell(folder, ADDRESS)
+    copy_course(folder / "colab" / "copy")
     ran = colab.run(text + "\n" + imports() + "\nprint('imports work')")
     assert ran.returncode == 0, ran.stderr
     return colab, ran, text
