@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 from sentences import sentence
-from small_models import LAYERS, WIDTH, plain
+from small_models import LAYERS, WIDTH, plain, save
 from sums import study
 
 from utils.alignment import load_subspace
@@ -168,7 +168,7 @@ def test_what_cannot_be_studied_is_refused_before_anything_is_written(adder, tmp
         sentence(lambda: sweep(study(adder, **changes), path), *parts)
     assert not list(tmp_path.iterdir())
     other = tmp_path / "other"
-    plain("gpt2").save_pretrained(other)
+    save(plain("gpt2"), other)
     sentence(lambda: load_adder(str(other)), "GPT2LMHeadModel", "GPT2ForSequenceClassification")
 
 
