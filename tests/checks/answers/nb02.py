@@ -330,7 +330,7 @@ WRONG = {
                                 (centred_by_final, "its own mean")],
     "2.7 transplant": [(_written(value=lambda update: lambda own: own + update[:, None]), "take its place"),
                        (_written(everywhere, lambda update: update[:, None]), "every position"),
-                       (_written(lambda targets: -1), "use targets.ends"),
+                       (_written(lambda targets: targets.tokens.shape[1] - 1), "use targets.ends"),
                        (_written(value=lambda update: update.flip(0)), "wrong prompts"),
                        (forgets_to_write, "Nothing was written")],
 }
