@@ -70,8 +70,9 @@ def _cells(model, kind: str, differ: torch.Tensor, width: int) -> list[tuple[int
     Where attention looks only back, nothing differs before the first of them; entering block 0, only their own positions do.
     """
     differ, layers = differ.tolist(), range(shape_of(model)[0])
-    first = min(differ, default=width) if is_causal(model) else 0
-    at_once = kind == "resid_pre" and is_causal(model)
+    causal = is_causal(model)
+    first = min(differ, default=width) if causal else 0
+    at_once = kind == "resid_pre" and causal
     return [(layer, p) for layer in layers for p in (differ if at_once and layer == 0 else range(first, width))]
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import nn
 
-from ..models import Prompts, inner
+from ..models import Prompts, inner, modules_of
 from .families import Family, block_of, family_of, is_parallel, module_at, plain_of, setting
 from .readout import Readout, readout_of
 from .trust import version_of
@@ -174,7 +174,7 @@ def is_of_a_library(hook: Callable) -> bool:
 
 def hooked_by_others(model) -> bool:
     """True if somebody hooked a module: a pass through the pieces would not call these hooks."""
-    hooks = (hook for m in model.modules() if m._forward_hooks or m._forward_pre_hooks
+    hooks = (hook for m in modules_of(model) if m._forward_hooks or m._forward_pre_hooks
              for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
     return not all(map(is_of_a_library, hooks))
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from ..errors import CourseError
-from ..models import Prompts, inner, shape_of
+from ..models import Prompts, inner, modules_of, shape_of
 from . import hook_path
 from .families import family_of, plain_of, setting
 from .readout import Readout, readout_of
@@ -37,7 +37,8 @@ _KNOWN: WeakKeyDictionary = WeakKeyDictionary()  # model: (version of its weight
 
 def version_of(model) -> int:
     """A number that changes when weights are written to in place, or exchanged for others."""
-    return hash(tuple((id(p), p._version) for p in model.parameters()))
+    weights = (p for module in modules_of(model) for p in module._parameters.values() if p is not None)
+    return hash(tuple((id(p), p._version) for p in weights))
 
 
 def close(one: torch.Tensor, other: torch.Tensor, share: float = CLOSE) -> bool:

@@ -22,3 +22,14 @@ def context_of(model) -> int | None:
     """The longest prompt the model can take, in tokens; None if it says nothing about that."""
     config = model.cfg if is_bridge(model) else model.config
     return next((getattr(config, name) for name in ("n_ctx", "max_position_embeddings") if getattr(config, name, None)), None)
+
+
+def modules_of(model) -> list:
+    """All modules, each once. `model.modules()` walks by recursion, which takes longer than a pass of a short prompt."""
+    seen, waiting = {}, [model if hasattr(model, "_modules") else model.model]  # the model inside a ConfiguredModel
+    while waiting:
+        module = waiting.pop()
+        if module is not None and id(module) not in seen:
+            seen[id(module)] = module
+            waiting.extend(module._modules.values())
+    return list(seen.values())
