@@ -6,7 +6,6 @@ from ..errors import CourseError, check_arguments
 from .adders import LEAST, all_sums, encode_sums, held_out, load_adder
 from .bridges import context_of, inner, is_bridge, modules_of, shape_of
 from .classifiers import class_ids, encode_texts, load_bert, verdicts
-from .devices import device_called
 from .copies import like, plain_copy, untrained
 from .loading import load_model
 from .shelf import CHECKPOINTS

@@ -19,8 +19,8 @@ from ..engine import (FAMILIES, ConfiguredModel, Do, LayerConfig, Places, Site, 
 from ..engine.sites import address
 from ..errors import CourseError, several, whole_number
 from ..metrics import Probability
-from ..models import (Prompts, context_of, continuation_ids, device_called, encode, is_bridge, shape_of, single_token,
-                      token_ids)
+from ..models import Prompts, context_of, continuation_ids, encode, is_bridge, shape_of, single_token, token_ids
+from ..models.devices import device_called
 from .flows import ROLES, AverageEffect, HiddenFlow, average_indirect_effect
 from .queries import HiddenFlowQuery, Query, either
 from .subjects import guess_subject, token_range
