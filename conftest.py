@@ -10,8 +10,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"      # before anything imports huggingface_hu
 KERNELS = Path(__file__).with_name("tests") / "kernels.py"
 
 # What takes longest begins first, so that the two workers end together.
-LONG = ("solutions/", "course/", "tests/training/", "tests/families/", "tests/authoring/", "tests/alignment/", "tests/house/",
-        "tests/checks/")
+LONG = ("solutions/", "course/", "tests/training/", "tests/families/", "tests/authoring/", "tests/alignment/",
+        "tests/house/", "tests/checks/")
 
 
 def scope_of(nodeid):

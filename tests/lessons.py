@@ -63,7 +63,7 @@ def run_tests_in_kernel(notebook, items, timeout=300):
     if reply["status"] == "ok":
         FAILURES.update(ast.literal_eval(reply["user_expressions"]["failures"]["data"]["text/plain"]))
     if not FAILURES.keys() >= set(tests):
-        raise RuntimeError(f"the tests of {file.name} did not run in the lesson's kernel: {reply.get('evalue', 'no result')}")
+        raise RuntimeError(f"{file.name} did not run in the lesson's kernel: {reply.get('evalue', 'no result')}")
 
 
 def wants_the_lesson(item):
