@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from .engine import Do, Site, read, run, sweep
+from .engine import Do, Site, mlp_alone, read, run, sweep, token_embeddings
 from .errors import CourseError, check_arguments, warn
 from .metrics import LogProbability
 from .models import Prompts, get_tokenizer, is_bridge, shape_of
@@ -279,10 +279,13 @@ def token_vectors(model, *, mlp: bool = False, divide: bool = False) -> Float[to
     """A vector in the stream for every token of the vocabulary, without its position.
 
     Its embedding; `mlp` adds what the MLP of block 0 makes of it (without attention); `divide` divides as a norm would.
+    Raises CourseError, with `mlp`, for a model whose MLPs cannot be run by themselves.
     """
-    vectors, block = model.W_E.detach().clone(), model.blocks[0]
-    for rows in vectors.split(2048) if mlp else ():                      # views: the sum is written into `vectors`
-        rows += block.mlp(block.ln2(rows[None])).view_as(rows)
+    vectors = token_embeddings(model).clone()
+    if mlp:
+        added = mlp_alone(model, 0)
+        for rows in vectors.split(2048):                                 # views: the sum is written into `vectors`
+            rows += added(rows)
     if divide:
         centred = vectors if model.cfg.uses_rms_norm else vectors - vectors.mean(-1, keepdim=True)
         vectors = centred / (centred.pow(2).mean(-1, keepdim=True) + model.cfg.eps).sqrt()

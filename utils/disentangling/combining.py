@@ -17,8 +17,8 @@ from jaxtyping import Float
 
 from ..errors import CourseError, require_known, whole_numbers
 from ..metrics import Interval, bootstrap, share
-from .cliques import (HEURISTICS, METHODS, Clique, Given, Success, checked, disjoint_cliques, find_clique, is_clique, mutual,
-                      shuffled_pairs)
+from .cliques import (HEURISTICS, METHODS, Clique, Given, Success, checked, disjoint_cliques, find_clique, is_clique,
+                      mutual, shuffled_pairs)
 from .rules import Member, Rule, Rules, features, find_rules, members, require_enough
 
 __all__ = ["Claim", "Clique", "Combination", "HEURISTICS", "METHODS", "Rule", "Rules", "TradeOff", "claim", "combine",

@@ -8,7 +8,7 @@ from .families import FAMILIES, Family, require_family
 from .gradients import gradients
 from .heads import head_results
 from .hook_path import judged_logits
-from .interventions import at_end, read, run, sweep
+from .interventions import at_end, mlp_alone, read, run, sweep
 from .layer_config import GPT2_LAYER_CONFIG, LLAMA_LAYER_CONFIG, ConfiguredModel, LayerConfig, LayerMatcher
 from .patterns import for_each_query_head
 from .places import Places, part_of, places

@@ -78,7 +78,7 @@ BLOOM = Family(
     blocks="transformer.h", embed="transformer.word_embeddings", norm="transformer.ln_f",
     attn_out="self_attention.dense", mlp_out="mlp.dense_4h_to_h", out="self_attention.dense", down="mlp.dense_4h_to_h",
     qkv=("self_attention.query_key_value",), by_head=True, up=("mlp.dense_h_to_4h",), activation="mlp.gelu_impl",
-    norm1="input_layernorm", norm2="post_attention_layernorm", mid=">post_attention_layernorm")
+    norm1="input_layernorm", norm2="post_attention_layernorm", mid="self_attention")
 LLAMA = Family(
     blocks="model.layers", embed="model.embed_tokens", norm="model.norm", attn_out="self_attn", mlp_out="mlp",
     out="self_attn.o_proj", down="mlp.down_proj", qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),

@@ -9,7 +9,7 @@ knows), `hook_path` calls the model itself with hooks (all others).
 """
 from __future__ import annotations
 
-from typing import Iterable, Sequence
+from typing import Callable, Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,7 @@ from .passes import count_arithmetic
 from .preconditions import require_same_end, require_sound, require_usable
 from .sites import Each, Site, address, heads_at, validate
 from .sweeps import prompts_at_once
-from .trust import require_finite
+from .trust import require_finite, two_prompts
 from .writing import Do, validate_value
 
 __all__ = ["Do", "Each", "Site", "at_end", "count_arithmetic", "heads_at", "prompts_at_once",
@@ -69,6 +69,22 @@ def anatomy_for(model, prompts: Prompts, sites: Iterable[Site]) -> Anatomy | Non
         if anatomy is None or (kind == "resid_mid" and anatomy.blocks[layer].parallel):
             address(model, Site(kind, layer))
     return anatomy
+
+
+def mlp_alone(model, layer: int) -> Callable[[Float[torch.Tensor, "*batch width"]], Float[torch.Tensor, "*batch width"]]:
+    """What the MLP of one layer adds to the stream, as a function of the stream that it reads.
+
+    Raises CourseError for a model whose pieces do not give its own logits, or are not known.
+    """
+    anatomy = anatomy_for(model, two_prompts(model), [])
+    if anatomy is None:
+        raise CourseError("an MLP of this model cannot be run by itself: the pieces of its family are not known, or do not "
+                          "give the model's own logits")
+    block = anatomy.blocks[layer]
+
+    def added(stream: torch.Tensor) -> torch.Tensor:
+        return block.down(block.up(block.norm2(stream)))
+    return added
 
 
 # ---------------------------------------------------------------- what callers use

@@ -134,6 +134,9 @@ def address(model, site: Site) -> Address:
 
 
 def _bridge_hook(model, site: Site) -> torch.nn.Module:
+    if site.kind in ("resid_mid", "mlp_post"):  # bridges give these names to different things
+        raise CourseError(f"{site.kind!r} is not known in a {plain_of(model).config.model_type!r} model, of whose family the "
+                          "course has no record: take resid_pre, resid_post, attn_out, mlp_out or z")
     name = BRIDGE_NAMES.get(site.kind) or BRIDGE_ONLY.get(site.kind, f"hook_{site.kind}")
     name = name if site.layer is None else f"blocks.{site.layer}.{name}"
     hooks = model.hook_dict

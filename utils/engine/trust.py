@@ -14,7 +14,8 @@ from jaxtyping import Float
 from ..errors import CourseError
 from ..models import Prompts, inner, modules_of, shape_of
 from . import hook_path
-from .families import family_of, plain_of, setting
+from .families import family_of, plain_of, require_family, setting
+from .preconditions import require_usable
 from .readout import Readout, readout_of
 from .sites import Site
 
@@ -62,7 +63,8 @@ def facts_of(model) -> Facts:
 
 
 def _measure(model) -> Facts:
-    prompts, layers = _two_prompts(model), shape_of(model)[0]
+    require_usable(model)
+    prompts, layers = two_prompts(model), shape_of(model)[0]
     states = [Site("resid_pre", layer) for layer in range(layers)] + [Site("resid_post", layers - 1)]
     family = family_of(model)
     added = [] if family is None else [Site(kind, layer) for layer in range(layers) for kind in ("attn_out", "mlp_out")]
@@ -86,7 +88,7 @@ def require_finite(logits: torch.Tensor) -> None:
         raise CourseError("this model gives logits that are NaN or infinite: its weights are damaged, load them again")
 
 
-def _two_prompts(model) -> Prompts:
+def two_prompts(model) -> Prompts:
     """Two prompts that differ in their last token only."""
     size = getattr(getattr(plain_of(model), "config", None), "vocab_size", 10)
     tokens = torch.tensor([[(i + 2) * size // (TOKENS + 4) for i in range(TOKENS)]] * 2)
@@ -104,7 +106,7 @@ def token_embeddings(model) -> Float[torch.Tensor, "token width"]:
     module, family = inner(plain_of(model).get_input_embeddings()), family_of(model)
     device, size = next(model.parameters()).device, module.weight.shape[0]
     vectors = module(torch.arange(size, device=device)[None])[0] * setting(model, family and family.embed_scale, 1.0)
-    prompts, site = _two_prompts(model), Site("embed")
+    prompts, site = two_prompts(model), Site("embed")
     there = hook_path.read(model, prompts, [site], [], False)[1][site]
     if there.shape[-1] != vectors.shape[-1] or not close(vectors[prompts.tokens], there):
         raise CourseError("the embeddings of this model are changed on their way to the place where noise is written, so "
@@ -132,6 +134,7 @@ def trusted_readout(model) -> Readout:
 
 def require_sum(model) -> None:
     """Raise CourseError if the stream is not the sum of what attention and MLP add to it."""
+    require_family(model)
     if not facts_of(model).sums:
         raise CourseError("the stream of this model is not the sum of what attention and MLP add to it (it is normalised "
                           "on the way), so no part has a share of its own in the logits")

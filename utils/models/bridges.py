@@ -1,6 +1,8 @@
 """What a `TransformerBridge` and a Hugging Face model as it is are both asked: which of them it is, and its size."""
 from __future__ import annotations
 
+from torch import nn
+
 
 def is_bridge(model) -> bool:
     return hasattr(type(model), "hook_dict")  # asked of the type: a bridge builds the dictionary anew each time
@@ -26,7 +28,7 @@ def context_of(model) -> int | None:
 
 def modules_of(model) -> list:
     """All modules, each once. `model.modules()` walks by recursion, which takes longer than a pass of a short prompt."""
-    seen, waiting = {}, [model if hasattr(model, "_modules") else model.model]  # the model inside a ConfiguredModel
+    seen, waiting = {}, [model if isinstance(model, nn.Module) else model.model]  # the model inside a ConfiguredModel
     while waiting:
         module = waiting.pop()
         if module is not None and id(module) not in seen:

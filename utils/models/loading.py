@@ -14,7 +14,7 @@ import torch
 
 from ..errors import CourseError
 from .devices import device_called
-from .folders import architecture_of, known_words, load_fitting, require_finite
+from .folders import architecture_of, first_line, known_words, load_fitting, require_finite
 from .shelf import Shelf
 from .tokens import puts_bos_in_front
 
@@ -44,7 +44,7 @@ def load_model(name: str | Path = "course-gpt2", device: str | torch.device | No
     """
     source, device = SHELF.find(str(name)), device_called(device)
     config = SHELF.config_of(source)
-    _require_language_model(getattr(source, "name", source), config)
+    _require_language_model(_name_of(source), config)
     with SHELF.loading(source):
         model = _boot(source, device)
         model.prepends_bos = _habit(source, config) if bos is None else bos
@@ -59,8 +59,31 @@ def _boot(source: str | Path, device: torch.device) -> TransformerBridge:
     import transformers  # these two take a second: only when a model is wanted
     from transformer_lens.model_bridge import TransformerBridge
 
-    model = load_fitting(transformers.AutoModelForCausalLM, source)
-    return TransformerBridge.boot_transformers(str(source), hf_model=model.to(device), device=device, dtype=torch.float32)
+    model = load_fitting(transformers.AutoModelForCausalLM, source).to(device).eval()
+    tokens = torch.arange(1, 5, device=device)[None] * model.get_input_embeddings().weight.shape[0] // 6
+    with torch.no_grad():
+        own = model(input_ids=tokens).logits
+        try:
+            bridge = TransformerBridge.boot_transformers(str(source), hf_model=model, device=device, dtype=torch.float32)
+            wrapped = bridge.eval()(tokens, return_type="logits", prepend_bos=False)
+        except Exception as error:  # whatever a library raises on an architecture that it did not foresee
+            raise CourseError(f"{_name_of(source)!r} cannot be made a TransformerBridge ({first_line(error)}): take "
+                              f"transformers.{type(model).__name__}.from_pretrained, the functions of utils take it as it "
+                              "is") from None
+    _require_same_logits(source, own, wrapped)
+    return bridge
+
+
+def _require_same_logits(source: str | Path, own: torch.Tensor, wrapped: torch.Tensor) -> None:
+    """Refuse a bridge that is another model than the one it was made of. (What is not finite is refused later.)"""
+    error = ((own - wrapped).abs().max() / (own.max() - own.min())).item()
+    if error > 1e-4:
+        raise CourseError(f"the TransformerBridge of {_name_of(source)!r} gives other logits than the model itself ({error:.1g} "
+                          "of their range off): load the model with transformers, the functions of utils take it as it is")
+
+
+def _name_of(source: str | Path) -> str:
+    return getattr(source, "name", source)
 
 
 def _habit(source: str | Path, config: dict) -> bool:
