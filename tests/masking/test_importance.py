@@ -280,7 +280,7 @@ def test_too_few_draws():
     for estimator in (shapley, shapley_taylor):
         sentence(lambda: estimator(PlantedGame(), 1), "at least 2 uniform orders", "not 1")
 
-    class Single:
+    class Single(PlantedGame):
         labels = ("a",)
     sentence(lambda: second_differences(Single()), "needs two groups")
 
