@@ -57,15 +57,14 @@ def functions():
             own = f"{getattr(thing, '__module__', '')}.".startswith(f"{module.__name__}.") and not name.startswith("_")
             if own and inspect.isfunction(thing):
                 yield f"{room}.{name}", thing
-            elif own and inspect.isclass(thing) and not getattr(thing, "_is_protocol", False):
+            elif own and inspect.isclass(thing) and not (dataclasses.is_dataclass(thing) or hasattr(thing, "_is_protocol")):
                 yield from methods(thing)
 
 
 def methods(kind):
-    made = dataclasses.is_dataclass(kind)       # dataclasses are made in thousands, unchecked
     for name, method in vars(kind).items():
         function = getattr(method, "__func__", method)
-        if inspect.isfunction(function) and (name[0] != "_" or name == "__call__" or name == "__init__" and not made):
+        if inspect.isfunction(function) and (name[0] != "_" or name in ("__call__", "__init__")):
             yield f"{kind.__name__}.{name}", function
 
 

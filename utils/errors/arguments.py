@@ -35,13 +35,13 @@ def check_arguments(room: dict[str, Any]) -> None:
             continue
         if inspect.isfunction(thing) and not hasattr(thing, "checks"):
             room[public] = checked(thing)
-        elif inspect.isclass(thing) and not getattr(thing, "_is_protocol", False):
+        elif inspect.isclass(thing) and not (is_dataclass(thing) or getattr(thing, "_is_protocol", False)):
             _check_methods(thing)
 
 
 def _check_methods(kind: type) -> None:
-    """What is called of a class from outside. How a dataclass is made is left alone: thousands are, in sweeps."""
-    special = {"__call__"} if is_dataclass(kind) else {"__call__", "__init__"}
+    """What is called of a class from outside. Dataclasses are left alone: thousands are made, and they check themselves."""
+    special = {"__call__", "__init__"}
     for name, method in list(vars(kind).items()):
         function = getattr(method, "__func__", method)      # that of a static method
         if inspect.isfunction(function) and not hasattr(function, "checks") and (name in special or name[0] != "_"):
