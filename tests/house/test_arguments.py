@@ -2,6 +2,7 @@
 
 The table is made from the signatures, so a new function is in it without another line here.
 """
+import dataclasses
 import importlib
 import inspect
 import types
@@ -29,7 +30,8 @@ MATPLOTLIB = "what matplotlib takes"
 FREE = {
     ("models.inner", "module"): "any module, or what wraps one", ("models.like", "plain"): "any model",
     ("tracing.token_range", "tokenizer"): "any tokenizer", ("tracing.noise_from_subjects", "tokenizer"): "any tokenizer",
-    ("models.token_ids", "tokenizer"): "any tokenizer", ("models.continuation_ids", "tokenizer"): "any tokenizer",
+    ("CausalTracer.__init__", "tokenizer"): "any tokenizer", ("ConfiguredModel.__call__", "inputs"): "what the model takes",
+    ("CausalTracer.calculate_hidden_flows", "options"): PASSED_ON, ("models.token_ids", "tokenizer"): "any tokenizer", ("models.continuation_ids", "tokenizer"): "any tokenizer",
     ("engine.part_of", "position"): "what the position of a site may be",
     ("patching.residual_map", "options"): PASSED_ON, ("masking.by_position", "options"): PASSED_ON,
     ("masking.compare_finetuning", "options"): PASSED_ON, ("alignment.control_table", "options"): PASSED_ON,
@@ -44,21 +46,33 @@ FREE = {
     ("tasks.draw", "ax"): MATPLOTLIB, ("show.plots.heat_map", "ax"): MATPLOTLIB, ("show.plots.patch_map", "ax"): MATPLOTLIB,
     ("show.plots.attention_map", "ax"): MATPLOTLIB, ("show.plots.lines", "ylim"): MATPLOTLIB,
     ("show.plots.patch_map", "result"): "a map of patching, or of attribution",
-    ("show.plots.plot_hidden_flow_heatmap", "flow"): "a name that only type checkers import, so that drawing needs no tracing",
+    ("show.plots.plot_hidden_flow_heatmap", "flow"): "a name that only type checkers import",
 }
 
 
 def functions():
     for room in ROOMS:
         module = importlib.import_module(f"utils.{room}")
-        for name, function in vars(module).items():
-            own = inspect.isfunction(function) and f"{function.__module__}.".startswith(f"{module.__name__}.")
-            if own and not name.startswith("_"):
-                yield f"{room}.{name}", function
+        for name, thing in vars(module).items():
+            own = f"{getattr(thing, '__module__', '')}.".startswith(f"{module.__name__}.") and not name.startswith("_")
+            if own and inspect.isfunction(thing):
+                yield f"{room}.{name}", thing
+            elif own and inspect.isclass(thing) and not (dataclasses.is_dataclass(thing) or hasattr(thing, "_is_protocol")):
+                yield from methods(thing)
+
+
+def methods(kind):
+    for name, method in vars(kind).items():
+        function = getattr(method, "__func__", method)
+        if inspect.isfunction(function) and (name[0] != "_" or name in ("__call__", "__init__")):
+            yield f"{kind.__name__}.{name}", function
 
 
 FUNCTIONS = dict(functions())
 PARAMETERS = [(where, name) for where, function in FUNCTIONS.items() for name in inspect.signature(function).parameters]
+
+
+MADE = {np.ndarray: np.zeros(2), torch.Tensor: torch.zeros(2), torch.device: torch.device("cpu"), bytes: b"1"}
 
 
 class Wrong:
@@ -85,8 +99,8 @@ def sample(hint):
         return dict([tuple(map(sample, inner))]) if inner else {}
     if isinstance(origin, type) and issubclass(origin, abc.Iterable):
         return [sample(inner[0])]
-    if hint in (np.ndarray, torch.Tensor):
-        return np.zeros(2) if hint is np.ndarray else torch.zeros(2)
+    if hint in MADE:
+        return MADE[hint]
     if abc.Callable in (origin, hint):
         return len
     if getattr(hint, "_is_protocol", False):
@@ -111,7 +125,7 @@ def test_an_object_of_a_wrong_type(where, name):
     function = FUNCTIONS[where]
     checks, parameters = expectations(function), inspect.signature(function).parameters
     if name not in checks:
-        assert (where, name) in FREE, "annotate it, or say in FREE why it may be anything"
+        assert name == "self" or (where, name) in FREE, "annotate it, or say in FREE why it may be anything"
         return
     assert (where, name) not in FREE
     given = {other: sample(checks[other][0]) if other in checks else None for other, parameter in parameters.items()
@@ -121,7 +135,8 @@ def test_an_object_of_a_wrong_type(where, name):
     else:
         keyword = "anything" if parameters[name].kind == inspect.Parameter.VAR_KEYWORD else name
         call = lambda: function(**given | {keyword: Wrong()})
-    sentence(call, f"{function.__name__}: `{name}` must be ", "not a Wrong")
+    called = where.removesuffix(".__init__").removesuffix(".__call__") if where[0].isupper() else function.__name__
+    sentence(call, f"{called}: `{name}` must be ", "not a Wrong")
 
 
 # ---------------------------------------------------------------- which values pass, on functions of every kind of parameter

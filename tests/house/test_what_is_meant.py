@@ -75,9 +75,9 @@ def test_a_text_is_no_list():
     sentence(lambda: trajectories(model, "Paris", "Paris"), "`prompts` must be a list of texts, not the text 'Paris'")
     sentence(lambda: trajectories(model, ["A:"] * 6, " Paris"), "`answers` must be a list of texts, not the text ' Paris'")
     sentence(lambda: noise_from_subjects(model, "Paris"), "`subjects` must be a list, not the text 'Paris'")
-    sentence(lambda: tracer.calculate_hidden_flows("The capital of France is"), "queries must be a list, not the text")
+    sentence(lambda: tracer.calculate_hidden_flows("The capital of France is"), "`queries` must be a list, not the text")
     sentence(lambda: tracer.calculate_hidden_flow("The capital of France is", "France", rule="swap", other_subjects="Italy"),
-             "other_subjects must be a list, not the text 'Italy'")
+             "`other_subjects` must be a list of texts, not the text 'Italy'")
     sentence(lambda: class_names(load_bert(), "+-"), "the labels must be a list, not the text '+-'")
     sentence(lambda: groups.keep("12"), "groups must be a list, not the text '12'")
     sentence(lambda: Groups("z", "12"), "the groups must be a list, not the text '12'")

@@ -197,7 +197,7 @@ def test_a_game_that_cannot_be_played():
     sentence(lambda: game(ablation="resample", data=short), "prompt 2 has 6 tokens", "same length")
     sentence(lambda: game(ablation="resample", prompts=one), "no other input has as many")
     sentence(lambda: game()(torch.ones(2, 4, dtype=torch.bool)), "[mask, 5 groups]", "shape (2, 4)")
-    sentence(lambda: game()(torch.ones(2, 5)), "bool", "torch.float32")
+    sentence(lambda: game()(torch.ones(2, 5)), "MaskingGame: `kept` must be a tensor of True and False", "not a Tensor of float32")
     sentence(lambda: game().table([]), "there is no mask")
     sentence(lambda: game().table([Groups.singles(plain("gpt2"), "z").keep(0)]), "other groups than the game")
     assert not hooks_on(plain("gpt2"))

@@ -282,6 +282,7 @@ def test_too_few_draws():
 
     class Single:
         labels = ("a",)
+        __call__ = PlantedGame.__call__
     sentence(lambda: second_differences(Single()), "needs two groups")
 
 

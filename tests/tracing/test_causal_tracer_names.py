@@ -111,7 +111,7 @@ def test_several_queries_as_objects(tracer):
     assert flows[1].subject_range[1] - flows[1].subject_range[0] == 1 and flows[0].subject_range == flows[2].subject_range
     alone = tracer.calculate_hidden_flow(NEEDLE, samples=2, patch_seed=3)
     assert torch.equal(flows[0].outcomes.nan_to_num(), alone.outcomes.nan_to_num())
-    sentence(lambda: tracer.calculate_hidden_flows(NEEDLE), "queries must be a list, not the text")
+    sentence(lambda: tracer.calculate_hidden_flows(NEEDLE), "`queries` must be a list, not the text")
 
 
 @pytest.mark.parametrize("name, preset", [("gpt2", GPT2_LAYER_CONFIG), ("llama", LLAMA_LAYER_CONFIG)])

@@ -9,6 +9,7 @@ import builtins
 import inspect
 import threading
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from functools import cache, partial, wraps
 from typing import Any
 
@@ -28,17 +29,30 @@ _at_work = threading.local()      # .here: one of our functions runs in this thr
 
 
 def check_arguments(room: dict[str, Any]) -> None:
-    """Check the arguments of the public functions of a room (its `globals()`) from now on."""
-    name = room["__name__"]
-    for public, function in list(room.items()):
-        own = inspect.isfunction(function) and f"{function.__module__}.".startswith(f"{name}.")
-        if own and not public.startswith("_") and not hasattr(function, "checks"):
-            room[public] = checked(function)
+    """Check the arguments of the public functions of a room (its `globals()`) from now on, and of its classes' methods."""
+    for public, thing in list(room.items()):
+        if public.startswith("_") or not f"{getattr(thing, '__module__', '')}.".startswith(f"{room['__name__']}."):
+            continue
+        if inspect.isfunction(thing) and not hasattr(thing, "checks"):
+            room[public] = checked(thing)
+        elif inspect.isclass(thing) and not (is_dataclass(thing) or getattr(thing, "_is_protocol", False)):
+            _check_methods(thing)
 
 
-def checked(function: Callable) -> Callable:
+def _check_methods(kind: type) -> None:
+    """What is called of a class from outside. Dataclasses are left alone: thousands are made, and they check themselves."""
+    special = {"__call__", "__init__"}
+    for name, method in list(vars(kind).items()):
+        function = getattr(method, "__func__", method)      # that of a static method
+        if inspect.isfunction(function) and not hasattr(function, "checks") and (name in special or name[0] != "_"):
+            replaced = checked(function, kind.__name__ if name in special else f"{kind.__name__}.{name}")
+            setattr(kind, name, replaced if function is method else type(method)(replaced))
+
+
+def checked(function: Callable, called: str = "") -> Callable:
     """The same function, but CourseError names the first argument that its annotations exclude, and what was expected.
 
+    called: what the sentence calls the function, if not by its name.
     Whole numbers and lists of numpy and PyTorch pass where Python's own are meant. A text does not pass for a list of
     texts. What is not annotated is not checked, except `model`. What our functions ask of one another, while one of
     them runs, is not checked again: it costs nothing.
@@ -56,7 +70,7 @@ def checked(function: Callable) -> Callable:
             return function(*args, **kwargs)    # Python itself says which argument is missing, or too many
         if call.checks is None:
             call.checks = _checks(function, signature)
-        _hold(bound, call.checks, function.__name__)
+        _hold(bound, call.checks, called or function.__name__)
         _at_work.here = True
         try:
             return function(*bound.args, **bound.kwargs)

@@ -15,7 +15,8 @@ MAKERS = {"Prompts": "utils.models.encode makes them", "Outcome": "for example a
           "Groups": "utils.masking.Groups makes them", "Game": "a utils.masking.MaskingGame",
           "Estimate": "utils.masking.kernel_shap gives one", "Frozen": "utils.engine.freeze gives one",
           "Swaps": "utils.alignment.locate gives them", "Asked": "utils.tasks.ask gives one",
-          "Counterfactuals": "utils.tasks.sample_counterfactuals gives them", "HeadWeights": "utils.induction.head_weights gives them",
+          "Counterfactuals": "utils.tasks.sample_counterfactuals gives them",
+          "HeadWeights": "utils.induction.head_weights gives them",
           "CausalModel": "for example utils.tasks.addition", "Fitted": "utils.alignment.fit gives one"}
 
 
