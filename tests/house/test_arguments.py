@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin
 from unittest.mock import MagicMock
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from jaxtyping import Float, Int
@@ -169,6 +170,7 @@ RIGHT = [
     (number, dict(whole=3, decimal=torch.tensor(2.0)), 3),
     (listed, dict(names=["a"]), ["a"]), (listed, dict(names=("a",)), ("a",)), (listed, dict(names=np.array(["a"])), ["a"]),
     (listed, dict(names=[], either="abc", numbers=(i for i in (1, 2)), rows=[[], (1,), range(3)]), []),
+    (listed, dict(names=pd.Series(["a"])), ["a"]), (listed, dict(names=pd.Index(["a"])), ["a"]),
     (listed, dict(names=[], numbers=torch.arange(3), rows=[np.arange(3)]), []),
     (pair, dict(head=(1, 2)), (1, 2)), (pair, dict(head=[1, 2]), (1, 2)), (pair, dict(head=(np.int64(1), torch.tensor(2))), (1, 2)),
     (pair, dict(head=torch.tensor([1, 2])), (1, 2)),

@@ -123,8 +123,8 @@ def _fits() -> Callable[[Any, Any], bool]:
 
 
 def _native(value):
-    """Numbers and lists of Python in the place of those of numpy and PyTorch."""
-    if type(value).__module__ in ("numpy", "torch") and hasattr(value, "tolist"):
+    """Numbers and lists of Python in the place of those of numpy, pandas and PyTorch."""
+    if type(value).__module__.split(".")[0] in ("numpy", "pandas", "torch") and hasattr(value, "tolist"):
         return value.tolist()
     if type(value) is dict:
         return {key: _native(part) for key, part in value.items()}
