@@ -16,7 +16,7 @@ from typing import Iterable
 
 import torch
 
-from ..errors import CourseError
+from ..errors import CourseError, is_mask, whole_numbers
 from ..models import Prompts
 from .sites import Each
 
@@ -55,16 +55,12 @@ def part_of(position, start: int, stop: int):
 
 def _integers(prompts: Prompts, positions: Iterable) -> list[int]:
     """Several positions as integers; a mask gives those that are True."""
-    try:
-        several = positions.tolist() if hasattr(positions, "tolist") else list(positions)
-        if not all(isinstance(p, bool) for p in several):
-            return [index(p) for p in several]
-    except TypeError:
-        raise CourseError(f'positions must be "all", "end", one or several integers, or Each, not {positions!r}') from None
-    width = prompts.tokens.shape[1]
-    if several and len(several) != width:
-        raise CourseError(f"a mask of {len(several)} positions does not fit prompts of {width} tokens")
-    return [p for p, chosen in enumerate(several) if chosen]
+    if isinstance(positions, str) or not isinstance(positions, Iterable):
+        raise CourseError(f'positions must be "all", "end", one or several integers, or Each, not {positions!r}')
+    listed, width = list(positions), prompts.tokens.shape[1]
+    if is_mask(listed) and len(listed) != width:
+        raise CourseError(f"a mask of {len(listed)} positions does not fit prompts of {width} tokens")
+    return whole_numbers(listed, "positions")
 
 
 def _in_every_prompt(prompts: Prompts, position: int) -> int | Each:

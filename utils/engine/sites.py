@@ -10,11 +10,12 @@ from typing import Iterable
 
 import torch
 
-from ..errors import CourseError, whole_number, whole_numbers
+from ..errors import CourseError, warn, whole_number, whole_numbers
 from ..models import inner, is_bridge, shape_of
 from .families import Family, block_of, family_of, is_parallel, matrix_of, module_at, plain_of, require_family, setting
 from .patterns import require_eager
 
+_SAID: set[str] = set()  # families without a record of which a reader was told
 ACTIVATIONS = {
     "embed": "token embedding, before positions are added",
     "resid_pre": "residual stream entering a block",
@@ -128,9 +129,18 @@ def address(model, site: Site) -> Address:
     if hasattr(model, "address_of"):
         return model.address_of(site)
     family = family_of(model)
+    if is_bridge(model) and family is None:
+        _say_once(plain_of(model).config.model_type)
     if is_bridge(model) and (family is None or site.kind in BRIDGE_NAMES):
         return Address(_bridge_hook(model, site), False)
     return _by_record(model, require_family(model), site)
+
+
+def _say_once(kind: str) -> None:
+    if kind not in _SAID:
+        _SAID.add(kind)
+        warn(f"the course has no record of the family {kind!r}: its activations are what the hooks of the bridge give, every "
+             "run is a whole pass, and readout and attribution are refused")
 
 
 def _bridge_hook(model, site: Site) -> torch.nn.Module:

@@ -3,4 +3,4 @@
 May import: nothing of the house.
 """
 from .arguments import check_arguments, checked
-from .names import CourseError, closest, nearest, require_known, several, warn, whole_number, whole_numbers
+from .names import CourseError, closest, is_mask, nearest, require_known, several, warn, whole_number, whole_numbers

@@ -56,9 +56,14 @@ def whole_numbers(values: Iterable, what: str) -> list[int]:
     """
     listed = several(values, what)
     listed = [value.tolist() if hasattr(value, "tolist") else value for value in listed]
-    if listed and all(isinstance(value, bool) for value in listed):
+    if is_mask(listed):
         return [place for place, chosen in enumerate(listed) if chosen]
     return [whole_number(value, f"each of {what}") for value in listed]
+
+
+def is_mask(values: list) -> bool:
+    """True if all of them are True or False, also of numpy or torch."""
+    return bool(values) and all(isinstance(v.tolist() if hasattr(v, "tolist") else v, bool) for v in values)
 
 
 def several(values: Iterable, what: str) -> list:
