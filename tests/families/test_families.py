@@ -1,6 +1,8 @@
 """Every capability on every family is equal to the reference, or refused where it may be; see `cases` and `allowed`."""
 import pytest
-from small_models import STRANGERS
+from small_models import STRANGERS, bridge, random_prompts
+
+from utils.engine import Site, read
 
 from .allowed import ALLOWED, reason_for
 from .cases import LOADS
@@ -32,3 +34,11 @@ def test_what_may_be_refused_names_families_and_capabilities_that_there_are():
     for names, loads, capabilities, reason in ALLOWED:
         assert set(names) <= set(FAMILIES) and set(loads) <= set(LOADS) and reason
         assert set(capabilities or ()) <= set(CAPABILITIES)
+
+
+def test_a_family_without_a_record_is_named_once(monkeypatch):
+    monkeypatch.setattr("utils.engine.sites._SAID", set())
+    with pytest.warns(UserWarning, match="no record of the family 'starcoder2'") as said:
+        for _ in range(2):
+            read(bridge("starcoder2"), random_prompts(), [Site("z", 0)])
+    assert len(said) == 1
