@@ -66,7 +66,7 @@ def _boot(source: str | Path, device: torch.device) -> TransformerBridge:
         try:
             bridge = TransformerBridge.boot_transformers(str(source), hf_model=model, device=device, dtype=torch.float32)
             wrapped = bridge.eval()(tokens, return_type="logits", prepend_bos=False)
-        except Exception as error:  # whatever a library raises on an architecture that it did not foresee
+        except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError) as error:  # of an unforeseen architecture
             raise CourseError(f"{_name_of(source)!r} cannot be made a TransformerBridge ({first_line(error)}): take "
                               f"transformers.{type(model).__name__}.from_pretrained, the functions of utils take it as it "
                               "is") from None
