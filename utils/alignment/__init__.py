@@ -6,7 +6,7 @@
     print(iia(frozen, held_out, found.subspace))
 
 `python -m utils.alignment sweep` does this for layers x ranks x causal models. Source: Geiger et al. 2024,
-arXiv 2303.02536.
+arXiv 2303.02536. May import: the methods, engine, tasks and what lies below.
 """
 from ..errors import check_arguments
 from .controls import MEANING, control_table, cross_scores, deal_labels, full_patch, random_iia, relabel

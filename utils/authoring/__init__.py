@@ -4,5 +4,5 @@
     python -m utils.authoring --check                report what is out of step or against the rules
     python -m utils.authoring --execute [NAME ...]   run solution notebooks and store their outputs, then build
 
-The rules for authors stand in CONTRIBUTING.md.
+The rules for authors stand in CONTRIBUTING.md. May import: all but checks and training.
 """

@@ -13,6 +13,7 @@ The exercises of notebook NN register themselves in `utils/checks/nbNN.py`, whic
         close(result, expected, wrong={"Every position was replaced: index one of them.": all_replaced})
 
 The reference is what the solution notebook defines: the builder writes it to `references/nbNN.py`.
+May import: everything but authoring and training.
 """
 from __future__ import annotations
 
