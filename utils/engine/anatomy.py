@@ -7,7 +7,7 @@ not give the logits of the model itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, Iterable, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -172,9 +172,9 @@ def is_of_a_library(hook: Callable) -> bool:
     return (getattr(hook, "__module__", None) or "").startswith(OWN_HOOKS)
 
 
-def hooked_by_others(model) -> bool:
+def hooked_by_others(modules: Iterable[nn.Module]) -> bool:
     """True if somebody hooked a module: a pass through the pieces would not call these hooks."""
-    hooks = (hook for m in modules_of(model) if m._forward_hooks or m._forward_pre_hooks
+    hooks = (hook for m in modules if m._forward_hooks or m._forward_pre_hooks
              for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values()))
     return not all(map(is_of_a_library, hooks))
 
@@ -189,17 +189,20 @@ def _readable(anatomy: Anatomy, prompts: Prompts) -> bool:
     return padding is None or not (last == padding).any()
 
 
-def anatomy_of(model, prompts: Prompts, equal: Callable[[Anatomy, Prompts], bool]) -> Anatomy | None:
+def anatomy_of(model, prompts: Prompts, equal: Callable[[Anatomy, Prompts], bool],
+               modules: Sequence[nn.Module] | None = None) -> Anatomy | None:
     """The pieces of the model if a pass through them on these prompts is exact, otherwise None.
 
     `equal` runs the model and its pieces on these prompts; it is asked once for a model, its weights and a length.
+    modules: all of the model, if the caller has walked it (that takes as long as a pass of a short prompt).
     """
-    if not isinstance(model, nn.Module) or hasattr(model, "address_of") or model.training or hooked_by_others(model):
+    modules = modules or modules_of(model)
+    if not isinstance(model, nn.Module) or hasattr(model, "address_of") or model.training or hooked_by_others(modules):
         return None
     anatomy = take_apart(model)
     if anatomy is None or not _readable(anatomy, prompts):
         return None
-    weights, width = version_of(model), prompts.tokens.shape[1]
+    weights, width = version_of(modules), prompts.tokens.shape[1]
     known, equal_to, other_from = _COMPARED.get(model, (None, 0, float("inf")))
     if known != weights:
         equal_to, other_from = 0, float("inf")

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from ..errors import CourseError
 from ..metrics import Outcome, require_outcome_for
-from ..models import Prompts, shape_of
+from ..models import Prompts, modules_of, shape_of
 from . import hook_path, passes, sweeps
 from .anatomy import Anatomy, anatomy_of
 from .passes import count_arithmetic
@@ -29,6 +29,8 @@ from .writing import Do, validate_value
 __all__ = ["Do", "Each", "Site", "at_end", "count_arithmetic", "heads_at", "prompts_at_once",
            "read", "run", "shape_of", "sweep"]
 
+Modules = Sequence[torch.nn.Module] | None  # all of the model, if the caller has walked it
+
 
 def _as_prompts(prompts: Prompts | torch.Tensor) -> Prompts:
     if isinstance(prompts, Prompts):
@@ -37,10 +39,11 @@ def _as_prompts(prompts: Prompts | torch.Tensor) -> Prompts:
     return Prompts(prompts, torch.ones_like(prompts), ends, ())
 
 
-def check(model, prompts: Prompts, sites: Iterable[Site], interventions: Iterable[Do] = ()) -> None:
+def check(model, prompts: Prompts, sites: Iterable[Site], interventions: Iterable[Do] = (),
+          modules: Modules = None) -> None:
     """Raise CourseError for a model that cannot be trusted as it is, and for prompts, sites or values that do not fit it or
     each other."""
-    require_usable(model)
+    require_usable(modules or modules_of(model))
     require_sound(model, prompts)
     once = {id(do): do for do in interventions}.values()  # rows of a sweep share many of theirs
     sites = [*sites, *(do.site for do in once)]
@@ -60,11 +63,11 @@ def _equal(anatomy: Anatomy, prompts: Prompts) -> bool:
     return ours.shape == own.shape and bool((ours - own).abs().max() <= 1e-5 * (own.max() - own.min()))
 
 
-def anatomy_for(model, prompts: Prompts, sites: Iterable[Site]) -> Anatomy | None:
+def anatomy_for(model, prompts: Prompts, sites: Iterable[Site], modules: Modules = None) -> Anatomy | None:
     """The pieces of the model where they may be used. Raises CourseError for an activation that the model does not have."""
     wanted = {(site.kind, site.layer) for site in sites}
     patterns = any(kind == "pattern" for kind, _ in wanted)      # a pass through the pieces never computes them
-    anatomy = None if patterns else anatomy_of(model, prompts, _equal)
+    anatomy = None if patterns else anatomy_of(model, prompts, _equal, modules)
     for kind, layer in wanted:
         if anatomy is None or (kind == "resid_mid" and anatomy.blocks[layer].parallel):
             address(model, Site(kind, layer))
@@ -106,8 +109,9 @@ def read(model, prompts: Prompts | torch.Tensor, sites: Iterable[Site], interven
     `end_only` gives the logits at the last real position of every prompt, [prompt, vocab].
     """
     prompts, sites, interventions = _as_prompts(prompts), list(sites), list(interventions)
-    check(model, prompts, sites, interventions)
-    anatomy = anatomy_for(model, prompts, [*sites, *(do.site for do in interventions)])
+    modules = modules_of(model)
+    check(model, prompts, sites, interventions, modules)
+    anatomy = anatomy_for(model, prompts, [*sites, *(do.site for do in interventions)], modules)
     path, model = (hook_path, model) if anatomy is None else (passes, anatomy)
     return path.read(model, prompts, sites, interventions, end_only)
 
@@ -125,9 +129,10 @@ def sweep(model, prompts: Prompts, rows: Sequence[Sequence[Do]], outcome: Outcom
     if batch_size < 1:
         raise CourseError(f"batch_size must be at least 1, not {batch_size}")
     every = [*always, *(do for row in rows for do in row)]
-    check(model, prompts, (), every)
+    modules = modules_of(model)
+    check(model, prompts, (), every, modules)
     require_outcome_for(outcome, len(prompts))
-    anatomy = anatomy_for(model, prompts, {do.site for do in {id(do): do for do in every}.values()})
+    anatomy = anatomy_for(model, prompts, {do.site for do in {id(do): do for do in every}.values()}, modules)
     path, model = (hook_path, model) if anatomy is None else (sweeps, anatomy)
     return path.sweep(model, prompts, rows, outcome, always, batch_size, progress)
 

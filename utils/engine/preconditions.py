@@ -4,18 +4,19 @@ from __future__ import annotations
 from typing import Iterable
 
 import torch
+from torch import nn
 
 from ..errors import CourseError
-from ..models import Prompts, context_of, is_bridge, modules_of
+from ..models import Prompts, context_of, is_bridge
 from .sites import Site, as_tuple
 
 QUANTISERS = ("torch.ao.", "torchao.", "bitsandbytes.")
 
 
-def require_usable(model) -> None:
-    """Raise CourseError for a model that is compiled, in training mode, quantised, on no device or on several."""
+def require_usable(modules: Iterable[nn.Module]) -> None:
+    """Raise CourseError if these are modules of a model that is compiled, in training mode, quantised, on no device or on several."""
     devices: dict[torch.device, None] = {}
-    for module in modules_of(model):
+    for module in modules:
         if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None:
             raise CourseError("this model was compiled (torch.compile), and then nothing can be read or written inside "
                               "it: give the model as it was before")

@@ -6,10 +6,12 @@ it, and whether the readout gives the model's own logits. They are made once for
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Iterable
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
+from torch import nn
 
 from ..errors import CourseError
 from ..models import Prompts, inner, modules_of, shape_of
@@ -36,9 +38,9 @@ class Facts:
 _KNOWN: WeakKeyDictionary = WeakKeyDictionary()  # model: (version of its weights, facts)
 
 
-def version_of(model) -> int:
+def version_of(modules: Iterable[nn.Module]) -> int:
     """A number that changes when weights are written to in place, or exchanged for others."""
-    weights = (p for module in modules_of(model) for p in module._parameters.values() if p is not None)
+    weights = (p for module in modules for p in module._parameters.values() if p is not None)
     return hash(tuple((id(p), p._version) for p in weights))
 
 
@@ -56,14 +58,14 @@ def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
 @torch.no_grad()
 def facts_of(model) -> Facts:
     """The facts of this model with these weights; measured when they are first asked for."""
-    version, known = version_of(model), _KNOWN.get(model, (None, None))
+    version, known = version_of(modules_of(model)), _KNOWN.get(model, (None, None))
     if known[0] != version:
         known = _KNOWN[model] = version, _measure(model)
     return known[1]
 
 
 def _measure(model) -> Facts:
-    require_usable(model)
+    require_usable(modules_of(model))
     prompts, layers = two_prompts(model), shape_of(model)[0]
     states = [Site("resid_pre", layer) for layer in range(layers)] + [Site("resid_post", layers - 1)]
     family = family_of(model)
