@@ -7,7 +7,9 @@ from sentences import sentence
 from reference import naive
 from small_models import HEADS, LAYERS, WIDTH, bridge, plain, random_prompts
 
+from utils.decoding import direct_attribution
 from utils.engine import Each, Site, for_each_query_head, head_results, read
+from utils.metrics import LogitDifference
 
 SIZE = WIDTH // HEADS
 
@@ -79,3 +81,11 @@ def test_shared_heads_are_repeated_in_their_order():
     assert for_each_query_head(values, 6, 1)[0, :, 0].tolist() == [0, 0, 2, 2, 4, 4]
     assert torch.equal(for_each_query_head(values, 3, 1), values)
     sentence(lambda: for_each_query_head(values, 4, 1), "4 query heads cannot share 3 key and value heads evenly")
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_named_as_the_reason(kind):
+    model, prompts = copy.deepcopy(plain("gpt2")).to(kind), random_prompts()
+    answers = LogitDifference(prompts.tokens[:, 0], prompts.tokens[:, 1])
+    for asked in (lambda: head_results(model, prompts), lambda: direct_attribution(model, prompts, answers)):
+        sentence(asked, "rounded too coarsely", "dtype=torch.float32")

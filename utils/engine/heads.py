@@ -12,7 +12,7 @@ from .interventions import read
 from .places import Places, places
 from .readout import heads_into_stream
 from .sites import Site
-from .trust import close
+from .trust import close, require_single_precision
 
 
 @torch.no_grad()
@@ -24,6 +24,7 @@ def head_results(model, prompts: Prompts, layers: Iterable[int] | None = None, *
     in this run. layers: None for all of them. A single position drops its axis. Memory goes with everything asked for:
     choose layers or positions of a large model. Raises CourseError where attention adds something else than that sum.
     """
+    require_single_precision(model)
     (depth, heads), where = shape_of(model), places(prompts, positions)
     layers, results = range(depth) if layers is None else list(layers), []
     sites = {layer: (Site("z", layer, where), Site("attn_out", layer, where)) for layer in layers}

@@ -134,9 +134,18 @@ def trusted_readout(model) -> Readout:
     return readout
 
 
+def require_single_precision(model) -> None:
+    """Raise CourseError for weights in half precision, whose rounding is larger than what the parts are held to."""
+    kind = next(model.parameters()).dtype
+    if kind in (torch.float16, torch.bfloat16):
+        raise CourseError(f"in {str(kind).removeprefix('torch.')} the parts of a model do not sum to its whole, they are rounded "
+                          "too coarsely: load it with dtype=torch.float32")
+
+
 def require_sum(model) -> None:
     """Raise CourseError if the stream is not the sum of what attention and MLP add to it."""
     require_family(model)
+    require_single_precision(model)
     if not facts_of(model).sums:
         raise CourseError("the stream of this model is not the sum of what attention and MLP add to it (it is normalised "
                           "on the way), so no part has a share of its own in the logits")
